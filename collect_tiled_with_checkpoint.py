@@ -1,0 +1,292 @@
+"""Collect a visuomotor dataset: N simulated Franka arms open drawers under an RSL-RL checkpoint, cameras film each step.
+
+    python collect_tiled_with_checkpoint.py --num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera
+
+Every episode becomes one MP4 a camera and one HDF5; vpl_saver.py says what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
+from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, load, resolve, round_seed
+from vpl_saver import DatasetCfg, SaverError, VPLSaver
+
+SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
+OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
+TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
+COMPRESSED_SHARE = 0.05
+"""Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        print("interrupted: the episodes completed so far are kept", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except SaverError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build policy, simulator and saver, collect, and say what came out."""
+    torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
+    print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
+    print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
+    cfg = SimulatorCfg(
+        task=args.task, num_envs=args.num_envs, cameras=args.cameras, seed=args.seed, device=args.device,
+        env_spacing=args.env_spacing,
+    )  # fmt: skip
+    with load(args.simulator)(cfg) as env:
+        dataset = dataset_cfg(args, env)
+        print(f"dataset     {dataset.root}", flush=True)
+        start = time.monotonic()
+        with VPLSaver(dataset) as saver, progress_bar(args) as bar:
+            collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, args.seed, bar)
+        print_summary(saver, time.monotonic() - start, len(args.cameras))
+    return 0
+
+
+def collect(
+    env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, rounds: int, steps: int, seed: int, bar: tqdm
+) -> None:
+    """Run `rounds` rounds of at most `steps` control steps and store every step of every env's first episode in each."""
+    for round_index in range(rounds):
+        obs = env.reset(round_seed(seed, round_index))
+        saver.begin_round(round_index)
+        recording = np.ones(env.num_envs, dtype=bool)
+        for step in range(steps):
+            with torch.inference_mode():
+                sample = env.capture(render=saver.wants_images)  # before step(): after it, a done env shows its next episode
+                action = policy(obs["policy"])
+                obs, reward, dones, extras = env.step(action)
+            to_store = (tensor.cpu().numpy() for tensor in (action, extras["joint_pos_target"], reward))
+            saver.store(sample, *to_store, recording)
+            done = recording & dones.cpu().numpy().astype(bool)
+            ended = recording if step == steps - 1 else done
+            if ended.any():
+                terminated = done & ~extras["time_outs"].cpu().numpy()
+                saver.end_episodes(ended, terminated, ended & ~terminated)
+            show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
+            recording = recording & ~ended
+            if not recording.any():
+                break
+        if bar.disable:
+            print(f"round {round_index + 1} of {rounds}: {episode_counts(saver)}", flush=True)
+
+
+def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
+    """The dataset's description; its folder is named by the task and the present second."""
+    task = TASKS[args.task]
+    name = f"{args.task}_{args.sim_or_real}_{args.robot_name}_{time.strftime('%Y%m%d_%H%M%S')}"
+    cameras = [{**asdict(camera), "intrinsics": camera.intrinsics.tolist()} for camera in args.cameras]
+    packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return DatasetCfg(
+        root=args.data_root / name,
+        task=args.task,
+        simulator=args.simulator,
+        num_envs=args.num_envs,
+        steps=args.steps,
+        step_dt=env.step_dt,
+        width=args.width,
+        height=args.height,
+        camera_names=tuple(camera.name for camera in args.cameras),
+        intrinsics=np.stack([camera.intrinsics for camera in args.cameras]),
+        joint_names=env.joint_names,
+        obs_terms=env.obs_terms,
+        state_spec=env.state_spec,
+        seed=args.seed,
+        success_metric=task.success_metric,
+        success_threshold=task.success_threshold,
+        language_instruction=task.language_instruction,
+        video_interval=args.video_interval,
+        fps=args.fps,
+        only_success=args.only_success,
+        metadata={
+            "arguments": args.given,
+            "checkpoint": {"path": str(args.checkpoint), "sha256": args.policy.sha256, "layout": args.policy.layout,
+                           "iteration": args.policy.iteration},
+            "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
+            "cameras": cameras,
+            "conventions": {
+                "units": "m, rad, s", "quaternions": "x, y, z, w", "world": "the env's own origin, at the robot's base",
+                "extrinsics": "camera to world, OpenCV camera axes",
+                "rows": "image and state before the action, the action, its reward",
+            },
+        },
+    )  # fmt: skip
+
+
+def progress_bar(args: argparse.Namespace) -> tqdm:
+    """Counts frames; silent where the output is not a terminal."""
+    rows = -(-args.steps // args.video_interval)
+    total = args.num_episodes * args.num_envs * rows * len(args.cameras)
+    layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}, {postfix}, {remaining} left"
+    return tqdm(total=total, unit=" frames", disable=None, bar_format=layout, smoothing=0.1, postfix="0 episodes")
+
+
+def show_progress(bar: tqdm, saver: VPLSaver, frames: int) -> None:
+    bar.set_postfix_str(f"{episode_counts(saver)}, writers waited for {saver.writer_wait_s:.1f} s", refresh=False)
+    bar.update(frames)
+
+
+def episode_counts(saver: VPLSaver) -> str:
+    episodes = list(saver.episodes)
+    return f"{len(episodes)} episodes, {sum(row['success'] for row in episodes)} successful"
+
+
+def print_summary(saver: VPLSaver, seconds: float, num_cameras: int) -> None:
+    """What was collected, where it is and what to type next."""
+    root, frames = saver.cfg.root, num_cameras * sum(row["num_frames"] for row in saver.episodes)
+    size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+    rate = np.mean([row["success"] for row in saver.episodes])
+    print(f"collected   {episode_counts(saver)} ({rate:.1%}), {frames} frames, {size / 1e6:.0f} MB")
+    print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s; waited {saver.writer_wait_s:.1f} s for the writers")
+    print(f"next        python vpl_dataset.py info {root}")
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help, allow_abbrev=False)
+    add = parser.add_argument
+    add("--task", default="Isaac-Open-Drawer-Franka-v0", help="registered task")
+    add("--simulator", default="auto", help=f"auto, {', '.join(SIMULATORS)}; auto: the first that is installed")
+    add("--num_envs", type=int, default=20, help="envs simulated side by side")
+    add("--num_episodes", type=int, default=2, help="rounds: num_envs x num_episodes episodes in all")
+    add("--steps", type=int, default=60, help="most control steps of an episode (60 a second)")
+    add("--env_spacing", type=float, default=2.5, help="m between envs that share a world (MuJoCo: each has its own)")
+    add("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="RSL-RL model_*.pt")
+    add("--enable_wrist_camera", action="store_true", help="film from the hand too")
+    add("--wrist_cam_offset", type=float, nargs=3, default=(-0.05, 0.0, 0.08), metavar=("X", "Y", "Z"),
+        help="the wrist camera's eye in the gripper frame (x along the fingers, y side, z up), m")  # fmt: skip
+    add("--wrist_cam_look_offset", type=float, nargs=3, default=(0.25, 0.0, 0.0), metavar=("X", "Y", "Z"),
+        help="the point it looks at in the gripper frame, m")  # fmt: skip
+    add("--overview_cam_eye", type=float, nargs=3, default=(-1.3, 0.325, 1.365), metavar=("X", "Y", "Z"),
+        help="the overview camera's eye in the env frame (x to the cabinet, z up), m")  # fmt: skip
+    add("--overview_cam_target", type=float, nargs=3, default=(0.42, 0.0, 0.42), metavar=("X", "Y", "Z"),
+        help="the point it looks at in the env frame, m")  # fmt: skip
+    add("--enable_top_camera", action="store_true", help="film from above too")
+    add("--width", type=int, default=320, help="image width, px")
+    add("--height", type=int, default=240, help="image height, px")
+    add("--fps", type=float, default=None, help="playback rate of the videos; default: real time")
+    add("--video_interval", type=int, default=1, help="keep every k-th step's images and row")
+    add("--only_success", action="store_true", help="put episodes without success into failed/")
+    add("--data_root", type=Path, default=Path("data"), help="folder that gets the dataset's folder")
+    add("--robot_name", default="franka", help="part of the dataset's name")
+    add("--sim_or_real", default="sim", help="part of the dataset's name")
+    add("--seed", type=int, default=42, help="fixes every episode's start")
+    add("--device", default="cpu", help="torch device of task and policy")
+    add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
+    args = parser.parse_args(argv)
+    args.given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    _check_values(parser, args)
+    _check_place(parser, args)
+    try:
+        args.simulator_reason = " (auto)" if args.simulator == "auto" else ""
+        args.simulator = resolve(args.simulator)
+        args.cameras = cameras(args)
+        task = TASKS[args.task]
+        args.policy = load_policy(args.checkpoint, task.num_obs, task.num_actions)
+    except CheckpointError as error:
+        parser.error(f"--checkpoint: {error}")
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
+    """The cameras that the flags ask for; raises ValueError where one has no direction of view."""
+    size = {"width": args.width, "height": args.height}
+    chosen = [
+        CameraCfg("overview", tuple(args.overview_cam_eye), tuple(args.overview_cam_target),
+                  vertical_fov_deg=OVERVIEW_FOV_DEG, **size)
+    ]  # fmt: skip
+    if args.enable_wrist_camera:
+        eye, target = tuple(args.wrist_cam_offset), tuple(args.wrist_cam_look_offset)
+        chosen.append(CameraCfg("wrist", eye, target, frame="gripper", vertical_fov_deg=WRIST_FOV_DEG, **size))
+    if args.enable_top_camera:
+        # up = x: the cabinet is at the upper edge
+        chosen.append(
+            CameraCfg("top", TOP_CAM_EYE, TOP_CAM_TARGET, up=(1.0, 0.0, 0.0), vertical_fov_deg=TOP_FOV_DEG, **size)
+        )
+    for camera in chosen:
+        camera.pose  # noqa: B018  its checks
+    return tuple(chosen)
+
+
+def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    for flag in ("num_envs", "num_episodes", "steps", "video_interval"):
+        if getattr(args, flag) < 1:
+            parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    for flag in ("width", "height"):
+        if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:
+            parser.error(f"--{flag} must be even (H.264) and from 16 to 4096, got {getattr(args, flag)}")
+    for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
+        if not all(map(math.isfinite, getattr(args, flag))):
+            parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")
+    for flag in ("env_spacing", "fps"):
+        value = getattr(args, flag)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            parser.error(f"--{flag} must be above 0, got {value}")
+    for flag in ("robot_name", "sim_or_real"):
+        if not getattr(args, flag) or set(getattr(args, flag)) & set("/\\\0 "):
+            parser.error(f"--{flag} becomes part of a folder's name, got '{getattr(args, flag)}'")
+    if args.seed < 0:
+        parser.error(f"--seed must not be negative, got {args.seed}")
+    if args.task not in TASKS:
+        parser.error(f"--task '{args.task}' is unknown; available: {', '.join(TASKS)}")
+    if args.simulator not in ("auto", *SIMULATORS):
+        parser.error(f"--simulator '{args.simulator}' is unknown; available: auto, {', '.join(SIMULATORS)}")
+    if args.device.split(":")[0] not in ("cpu", "cuda"):
+        parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
+    if args.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch finds no CUDA device; use --device cpu")
+
+
+def _check_place(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """The data root, or the folder that it would be made in, takes files and has room for the smallest dataset."""
+    existing = next(folder for folder in (args.data_root, *args.data_root.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        parser.error(f"--data_root {args.data_root}: {existing} is not a folder")
+    try:
+        tempfile.TemporaryDirectory(dir=existing).cleanup()
+    except OSError as error:
+        parser.error(f"--data_root {args.data_root} cannot be written: {error.strerror}; give another folder")
+    num_cameras = 1 + args.enable_wrist_camera + args.enable_top_camera
+    frames = args.num_envs * args.num_episodes * math.ceil(args.steps / args.video_interval) * num_cameras
+    needed, free = COMPRESSED_SHARE * frames * args.width * args.height * 3, shutil.disk_usage(existing).free
+    if free < needed:
+        parser.error(
+            f"--data_root {args.data_root} has {free / 1e9:.2f} GB free and {frames} frames need at least "
+            f"{needed / 1e9:.2f} GB; give another folder or fewer --num_episodes"
+        )
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The module's docstring as it is, and every flag's default."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

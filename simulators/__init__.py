@@ -1,0 +1,230 @@
+"""The seam: what a simulator is to the collector, the trainer and the replayer.
+
+    with load("mujoco")(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=4, cameras=cameras)) as env:
+        obs = env.reset(seed=7)
+        sample = env.capture()
+
+Only numpy is imported here. A simulator's module, with all that it needs, is imported by `load`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What is known of a task before a simulator boots."""
+
+    num_obs: int
+    num_actions: int
+    max_episode_length: int
+    """Control steps until the time-out."""
+    success_metric: str
+    """The dataset whose last row decides about success."""
+    success_threshold: float
+    """`success` is `success_metric[-1] >= success_threshold` (m for a drawer)."""
+    language_instruction: str
+
+
+OPEN_DRAWER = TaskSpec(
+    num_obs=31,
+    num_actions=8,
+    max_episode_length=480,
+    success_metric="drawer_pos",
+    success_threshold=0.30,  # the last stage of Isaac Lab's multi_stage_open_drawer reward
+    language_instruction="open the top drawer of the cabinet",
+)
+TASKS: dict[str, TaskSpec] = {"Isaac-Open-Drawer-Franka-v0": OPEN_DRAWER, "Isaac-Open-Drawer-Franka-Play-v0": OPEN_DRAWER}
+
+
+@dataclass(frozen=True)
+class CameraCfg:
+    """A pinhole camera, by the point it stands at and the point it looks at."""
+
+    name: str
+    eye: tuple[float, float, float]
+    """Optical centre in m, in `frame`."""
+    target: tuple[float, float, float]
+    """A point on the optical axis in m, in `frame`."""
+    frame: str = "env"
+    """"env": fixed in the env's own frame. "gripper": rigid on the hand; x = hand z (where the fingers point),
+    y = -hand y, z = hand x, origin at the panda_hand body's."""
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    """The direction of `frame` that points up in the image."""
+    vertical_fov_deg: float = 45.0
+    width: int = 320
+    height: int = 240
+
+    @property
+    def pose(self) -> np.ndarray:
+        """`T_frame_cam`, (4, 4) float64: camera to `frame`, OpenCV axes (x right, y down, z forward).
+
+        Raises:
+            ValueError: the eye lies on the target, or the view is along `up`.
+        """
+        forward = np.subtract(self.target, self.eye, dtype=np.float64)
+        right = np.cross(forward, self.up)
+        if not np.linalg.norm(forward) > 1e-6:
+            raise ValueError(f"camera '{self.name}' looks at its own eye {self.eye}")
+        if not np.linalg.norm(right) > 1e-6 * np.linalg.norm(forward):
+            raise ValueError(f"camera '{self.name}' looks along its own up direction {self.up}")
+        z = forward / np.linalg.norm(forward)
+        x = right / np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3, :3] = np.column_stack([x, np.cross(z, x), z])
+        pose[:3, 3] = self.eye
+        return pose
+
+    @property
+    def intrinsics(self) -> np.ndarray:
+        """Pinhole K in pixels, (3, 3) float64; square pixels; (0, 0) is the outer corner of the top-left pixel."""
+        focal_px = 0.5 * self.height / np.tan(np.radians(self.vertical_fov_deg) / 2)
+        return np.array([[focal_px, 0, self.width / 2], [0, focal_px, self.height / 2], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class SimulatorCfg:
+    """All that a simulator is built from."""
+
+    task: str
+    num_envs: int
+    cameras: tuple[CameraCfg, ...] = ()
+    seed: int = 42
+    """Fixes what is drawn at start-up and in the automatic resets of training; `DrawerEnv.reset` has its own."""
+    device: str = "cpu"
+    """Torch device of observations, rewards and the policy."""
+    env_spacing: float = 2.5
+    """Distance between the envs' origins in m, where they share one world."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One instant of all N envs. Images and states belong to the same simulation state; the arrays are copies."""
+
+    color: np.ndarray | None
+    """Camera images, (N, C, H, W, 3) uint8, RGB; None if not rendered."""
+    proprio: np.ndarray
+    """The observation that the policy sees at this instant, (N, O) float32."""
+    joint_pos: np.ndarray
+    """(N, J) float32, rad (fingers m)."""
+    joint_vel: np.ndarray
+    """(N, J) float32, rad/s (fingers m/s)."""
+    ee_position: np.ndarray
+    """Tool centre point in the env frame, (N, 3) float32, m."""
+    ee_rotation: np.ndarray
+    """Its orientation in the env frame, (N, 4) float32 unit quaternion x, y, z, w."""
+    drawer_pos: np.ndarray
+    """The drawer's joint, (N,) float32, m."""
+    extrinsics: np.ndarray
+    """`T_world_cam`, (N, C, 4, 4) float64, OpenCV camera axes, world = the env's own origin."""
+    sim_state: np.ndarray
+    """What `set_state` takes, (N, S) float64."""
+
+
+class DrawerEnv(Protocol):
+    """RSL-RL's `VecEnv` that can be photographed. All envs are reset by `step` itself when they are done."""
+
+    num_envs: int
+    num_actions: int
+    max_episode_length: int
+    device: torch.device
+    episode_length_buf: torch.Tensor
+    """Control steps since each env's reset, (N,) int64."""
+    cfg: SimulatorCfg
+    step_dt: float
+    """Seconds between two control steps."""
+    cameras: tuple[CameraCfg, ...]
+    joint_names: tuple[str, ...]
+    """Order of `joint_pos`, `joint_vel` and `joint_pos_target`."""
+    obs_terms: Mapping[str, int]
+    """Name and width of each part of the observation, in order."""
+    state_spec: str
+    """What the columns of `Sample.sim_state` are."""
+
+    def reset(self, seed: int) -> Mapping[str, torch.Tensor]:
+        """Start a round: env i draws its initial state from `episode_rng(seed, i)`. Returns `get_observations()`."""
+
+    def get_observations(self) -> Mapping[str, torch.Tensor]:
+        """The policy's input under "policy", (N, O) float32."""
+
+    def step(self, actions: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Advance by one control step.
+
+        Args:
+            actions: raw policy output, (N, A) float32.
+
+        Returns:
+            observations, of the next episode where an env is done; reward (N,) float32; dones (N,) bool; and extras:
+            "time_outs" (N,) bool, "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
+        """
+
+    def capture(self, render: bool = True) -> Sample:
+        """The present instant, rendered from the very state that is returned."""
+
+    def get_state(self) -> np.ndarray:
+        """The complete simulation state, (N, S) float64."""
+
+    def set_state(self, state: np.ndarray) -> None:
+        """Continue from `state`, (N, S) float64, exactly as the simulation that it was taken from would have."""
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, renderer and GPU: what a reader needs to know of how the data came about; JSON types."""
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> DrawerEnv: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Simulator:
+    module: str
+    class_name: str
+    requires: str
+    """The package whose presence makes `auto` take this simulator."""
+
+
+SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is installed
+    "mujoco": _Simulator("simulators.mujoco_drawer", "MujocoDrawerEnv", requires="mujoco"),
+}
+
+
+def resolve(name: str) -> str:
+    """The simulator that `name` ("auto" or a key of SIMULATORS) stands for on this machine.
+
+    Raises:
+        ValueError: no simulator is installed.
+    """
+    if name != "auto":
+        return name
+    for candidate, simulator in SIMULATORS.items():
+        if importlib.util.find_spec(simulator.requires) is not None:
+            return candidate
+    raise ValueError("no simulator is installed: pip install mujoco")
+
+
+def load(name: str) -> type[DrawerEnv]:
+    """Import one simulator's module and return its class, to be built from a SimulatorCfg."""
+    simulator = SIMULATORS[name]
+    return getattr(importlib.import_module(simulator.module), simulator.class_name)
+
+
+def round_seed(seed: int, round_index: int) -> int:
+    """The seed of round `round_index` of a run with `--seed seed`: SeedSequence(seed, spawn_key=(round,))."""
+    return int(np.random.SeedSequence(seed, spawn_key=(round_index,)).generate_state(1, np.uint64)[0])
+
+
+def episode_rng(seed: int, env_index: int) -> np.random.Generator:
+    """The generator of one env's draws in a round of seed `seed`, independent of how many envs there are."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(env_index,)))

@@ -1,0 +1,302 @@
+"""The MuJoCo model of the drawer task: a Franka Panda, a cabinet and the cameras; one model for CPU and GPU.
+
+    model = build_model(cameras)          # world = the env's own origin, at the robot's base; x to the cabinet, z up
+
+Kinematics, limits and masses of the Panda are Franka's public figures as Isaac Lab 2.2 simulates them (Isaac Sim 5.0
+panda_arm_hand.urdf); its visual meshes come from the installed gymnasium-robotics package (Apache-2.0), see
+`panda_meshes.py`. The joint numbers of the cabinet are the sektion cabinet's (Isaac Gym's sektion_cabinet_2.urdf);
+its shape is ours. Everything here is in metres, radians, kilograms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mujoco
+import numpy as np
+
+from simulators import CameraCfg
+from simulators.panda_meshes import panda_meshes
+
+PHYSICS_DT = 1 / 120
+"""Deviation from Isaac Lab (1/60 s): at 1/60 s the policy learns to prise the fingers open against their limits."""
+FINGER_LIMIT = {"solref_limit": (-30000.0, -200.0), "solimp_limit": (0.999, 0.9999, 0.001, 0.5, 2.0)}
+"""Deviation: MuJoCo's default limits are soft for so light a link, a pulled drawer pushed the fingers 11 mm too far."""
+
+ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
+FINGER_JOINTS = ("panda_finger_joint1", "panda_finger_joint2")
+JOINT_NAMES = ARM_JOINTS + FINGER_JOINTS
+JOINT_RANGE = np.array(  # (9, 2), panda_arm_hand.urdf
+    [
+        (-2.8973, 2.8973),
+        (-1.7628, 1.7628),
+        (-2.8973, 2.8973),
+        (-3.0718, -0.0698),
+        (-2.8973, 2.8973),
+        (-0.0175, 3.7525),
+        (-2.8973, 2.8973),
+        (0.0, 0.04),
+        (0.0, 0.04),
+    ]
+)
+JOINT_VEL_LIMIT = np.array([2.175] * 4 + [2.61] * 3 + [0.2] * 2)
+"""(9,) rad/s and m/s, panda_arm_hand.urdf. PhysX clamps joint speeds to them; so must a simulator of this model."""
+KP = (80.0,) * 7 + (2000.0,) * 2  # drives: isaaclab_assets/robots/franka.py:44-64
+KD = (4.0,) * 7 + (100.0,) * 2
+EFFORT_LIMIT = (87.0,) * 4 + (12.0,) * 3 + (200.0,) * 2
+ARM_ARMATURE = 1e-3  # Isaac Lab 3.0 franka.py; 2.2 leaves it to the USD file
+TCP_OFFSET = (0.0, 0.0, 0.1034)  # in the hand's frame; joint_pos_env_cfg.py:56 of the task
+FINGERTIP_OFFSET = (0.0, 0.0, 0.046)  # in a finger's frame; joint_pos_env_cfg.py:63
+HANDLE_OFFSET = (0.305, 0.0, 0.01)  # in the drawer's frame; cabinet_env_cfg.py:96
+CABINET_POS = (0.8, 0.0, 0.4)  # cabinet_env_cfg.py:59, turned by 180 degrees about z
+CABINET_QUAT_WXYZ = (0.0, 0.0, 0.0, 1.0)
+
+_S = np.sqrt(0.5)
+# Link: parent, position and quaternion wxyz in the parent (public Denavit-Hartenberg chain), mass, then centre of mass
+# and inertia (xx, yy, zz, xy, xz, yz about it) of the visual mesh's convex hull at uniform density.
+_LINKS: dict[str, tuple[str, tuple, tuple, float, tuple, tuple]] = {
+    "link0": ("world", (0, 0, 0), (1, 0, 0, 0), 2.814, (-0.0292, -0.0009, 0.0566),
+              (8.51e-3, 1.10e-2, 1.13e-2, -5.59e-5, -1.29e-3, -1.17e-6)),
+    "link1": ("link0", (0, 0, 0.333), (1, 0, 0, 0), 2.360, (0, -0.0313, -0.0694),
+              (1.40e-2, 1.21e-2, 5.66e-3, 0, 0, 2.72e-3)),
+    "link2": ("link1", (0, 0, 0), (_S, -_S, 0, 0), 2.380, (0, -0.0703, 0.0312),
+              (1.43e-2, 5.71e-3, 1.24e-2, 0, 0, -2.77e-3)),
+    "link3": ("link2", (0, -0.316, 0), (_S, _S, 0, 0), 2.650, (0.0444, 0.0250, -0.0381),
+              (8.45e-3, 1.02e-2, 8.55e-3, -1.64e-3, -2.81e-3, -1.52e-3)),
+    "link4": ("link3", (0.0825, 0, 0), (_S, _S, 0, 0), 2.695, (-0.0385, 0.0395, 0.0247),
+              (8.79e-3, 8.70e-3, 1.06e-2, 2.91e-3, -1.67e-3, 1.57e-3)),
+    "link5": ("link4", (-0.0825, 0.384, 0), (_S, -_S, 0, 0), 2.981, (0, 0.0386, -0.1092),
+              (2.58e-2, 2.34e-2, 6.75e-3, 0, 0, -5.05e-3)),
+    "link6": ("link5", (0, 0, 0), (_S, _S, 0, 0), 1.129, (0.0510, 0.0070, 0.0062),
+              (1.84e-3, 2.80e-3, 3.41e-3, -1.31e-4, 2.32e-4, 2.55e-5)),
+    "link7": ("link6", (0.088, 0, 0), (_S, _S, 0, 0), 0.405, (0.0104, 0.0104, 0.0791),
+              (3.94e-4, 3.94e-4, 6.20e-4, -1.20e-4, -1.32e-5, -1.33e-5)),
+    "hand": ("link7", (0, 0, 0.107), (np.cos(np.pi / 8), 0, 0, -np.sin(np.pi / 8)), 0.560, (0, -0.0006, 0.0240),
+             (1.91e-3, 3.84e-4, 1.73e-3, 0, 0, -3.47e-5)),
+    "leftfinger": ("hand", (0, 0, 0.0584), (1, 0, 0, 0), 0.014, (0, 0.0119, 0.0238),
+                   (3.65e-6, 3.49e-6, 1.08e-6, 0, 0, 4.41e-7)),
+    "rightfinger": ("hand", (0, 0, 0.0584), (0, 0, 0, 1), 0.014, (0, 0.0119, 0.0238),
+                    (3.65e-6, 3.49e-6, 1.08e-6, 0, 0, 4.41e-7)),
+}  # fmt: skip
+_CAPSULES = (  # collision: link, from, to, radius; they lie inside the visual meshes
+    ("link1", (0, 0, -0.15), (0, 0, 0), 0.06),
+    ("link1", (0, 0, 0), (0, -0.08, 0), 0.06),
+    ("link2", (0, 0, 0), (0, 0, 0.08), 0.06),
+    ("link2", (0, 0, 0), (0, -0.14, 0), 0.06),
+    ("link3", (0, 0, -0.07), (0, 0, 0), 0.055),
+    ("link3", (0.0825, 0.06, 0), (0.0825, 0, 0), 0.055),
+    ("link4", (0, 0, 0), (0, 0, 0.06), 0.055),
+    ("link4", (-0.0825, 0.07, 0), (-0.0825, 0.09, 0), 0.055),
+    ("link5", (0, 0, -0.21), (0, 0.05, -0.15), 0.05),
+    ("link5", (0, 0.08, -0.15), (0, 0.08, 0), 0.045),
+    ("link6", (0, 0, -0.01), (0.06, 0, 0), 0.05),
+    ("link7", (0, 0, 0.06), (0, 0, 0.09), 0.045),
+)
+_BOXES = (  # collision: link, centre, half size
+    ("hand", (0, 0, 0.026), (0.0315, 0.102, 0.040)),
+    ("leftfinger", (0, 0.0072, 0.0450), (0.0088, 0.0072, 0.0089)),
+    ("leftfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
+    ("rightfinger", (0, 0.0072, 0.0450), (0.0088, 0.0072, 0.0089)),
+    ("rightfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
+)
+_HAND_R_GRIPPER = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])  # CameraCfg.frame == "gripper"
+_VISUAL, _COLLISION = 2, 3  # geom groups; the renderers draw groups 0-2
+_ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
+
+
+def build_model(cameras: Sequence[CameraCfg]) -> mujoco.MjModel:
+    """Compile the scene with `cameras` in it, to be found by their names (MuJoCo orders them by body)."""
+    spec = mujoco.MjSpec()
+    spec.compiler.degree = False
+    spec.option.timestep = PHYSICS_DT
+    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
+    spec.option.impratio = 10  # a grasp that does not creep
+    _add_looks(spec, cameras)
+    _add_panda(spec)
+    _add_cabinet(spec)
+    for camera in cameras:
+        _add_camera(spec, camera)
+    return spec.compile()
+
+
+def _add_panda(spec: mujoco.MjSpec) -> None:
+    meshes = panda_meshes()
+    for name, (parent, pos, quat, mass, ipos, inertia) in _LINKS.items():
+        body = spec.body(parent).add_body(
+            name=name, pos=pos, quat=quat, mass=mass, ipos=ipos, fullinertia=inertia, explicitinertial=True
+        )
+        for material, path in meshes[name.removeprefix("left").removeprefix("right")]:
+            if spec.mesh(path.stem) is None:
+                spec.add_mesh(name=path.stem, file=str(path), inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
+            body.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=path.stem, material=material, group=_VISUAL, contype=0,
+                conaffinity=0, mass=0,
+            )  # fmt: skip
+    collision = dict(group=_COLLISION, contype=_ROBOT, conaffinity=_SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))
+    for link, start, end, radius in _CAPSULES:
+        spec.body(link).add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=(*start, *end), size=(radius, 0, 0), **collision
+        )
+    for link, pos, size in _BOXES:
+        spec.body(link).add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, **collision)
+    spec.body("hand").add_site(name="tcp", pos=TCP_OFFSET, group=4)
+    for finger in ("leftfinger", "rightfinger"):
+        spec.body(finger).add_site(name=finger, pos=FINGERTIP_OFFSET, group=4)
+    _add_drives(spec)
+
+
+def _add_drives(spec: mujoco.MjSpec) -> None:
+    links = [f"link{i}" for i in range(1, 8)] + ["leftfinger", "rightfinger"]
+    for i, (joint, link) in enumerate(zip(JOINT_NAMES, links, strict=True)):
+        finger = joint in FINGER_JOINTS
+        spec.body(link).add_joint(
+            name=joint,
+            type=mujoco.mjtJoint.mjJNT_SLIDE if finger else mujoco.mjtJoint.mjJNT_HINGE,
+            axis=(0, 1, 0) if finger else (0, 0, 1),
+            range=JOINT_RANGE[i],
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+            armature=0.0 if finger else ARM_ARMATURE,
+            **(FINGER_LIMIT if finger else {}),
+        )
+        drive = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
+        drive.set_to_position(kp=KP[i], kv=KD[i])
+        drive.forcelimited = mujoco.mjtLimited.mjLIMITED_TRUE
+        drive.forcerange = (-EFFORT_LIMIT[i], EFFORT_LIMIT[i])
+
+
+def _add_cabinet(spec: mujoco.MjSpec) -> None:
+    """A carcass of 0.80 x 0.60 x 0.80 m, two drawers above two doors; in its own frame x points out of the front."""
+    cabinet = spec.worldbody.add_body(name="cabinet", pos=CABINET_POS, quat=CABINET_QUAT_WXYZ)
+    for y in (-0.391, 0.391):
+        _add_box(cabinet, (-0.001, y, 0.03), (0.299, 0.009, 0.37), "wood")
+    _add_box(cabinet, (0.004, 0, 0.391), (0.314, 0.412, 0.009), "wood")
+    _add_box(cabinet, (-0.295, 0, 0.03), (0.005, 0.382, 0.37), "wood")
+    for z in (-0.341, 0.093, 0.249):
+        _add_box(cabinet, (-0.001, 0, z), (0.296, 0.382, 0.006), "wood")
+    _add_box(cabinet, (-0.02, 0, -0.37), (0.27, 0.39, 0.03), "steel")
+    _add_drawer(cabinet, "drawer_top", z=0.3172, half_height=0.0595)
+    _add_drawer(cabinet, "drawer_bottom", z=0.1725, half_height=0.0755)
+    _add_door(cabinet, "door_left", hinge_y=-0.3757, inward=1)
+    _add_door(cabinet, "door_right", hinge_y=0.3757, inward=-1)
+
+
+def _add_drawer(cabinet: mujoco.MjsBody, name: str, z: float, half_height: float) -> None:
+    """Slides out along +x by 0.4 m; Isaac Lab's drive (kp 10, kd 1) pulls it shut (cabinet_env_cfg.py:71-76)."""
+    drawer = cabinet.add_body(name=name, pos=(0.0515, 0, z))
+    drawer.add_joint(
+        name=f"{name}_joint", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(1, 0, 0), range=(0, 0.4),
+        limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(10, 0, 0), damping=(1, 0, 0), frictionloss=0.01,
+    )  # fmt: skip
+    _add_box(drawer, (0.2575, 0, 0), (0.009, 0.391, half_height), "front", mass=2.0)
+    _add_box(drawer, (0, 0, -half_height + 0.016), (0.249, 0.36, 0.005), "inside", mass=1.0)
+    for y in (-0.36, 0.36):
+        _add_box(drawer, (0, y, -0.010), (0.249, 0.006, half_height - 0.022), "inside", mass=0.5)
+    _add_box(drawer, (-0.243, 0, -0.010), (0.006, 0.36, half_height - 0.022), "inside", mass=0.5)
+    _add_handle(drawer, name, np.array(HANDLE_OFFSET), np.array((0.0, 0.085, 0.0)))
+    if name == "drawer_top":
+        drawer.add_site(name="handle", pos=HANDLE_OFFSET, group=4)
+
+
+def _add_door(cabinet: mujoco.MjsBody, name: str, hinge_y: float, inward: int) -> None:
+    """Turns outward by up to 1.57 rad about a vertical hinge; drive kp 10, kd 2.5 (cabinet_env_cfg.py:77-82).
+
+    The panel is set back from the drawers' fronts and its handle is low: no start pose (+-0.1 rad) touches them.
+    """
+    door = cabinet.add_body(name=name, pos=(0.3162, hinge_y, -0.12973))
+    door.add_joint(
+        name=f"{name}_joint", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, 1),
+        range=(0, 1.57) if inward < 0 else (-1.57, 0), limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(10, 0, 0),
+        damping=(2.5, 0, 0),
+    )  # fmt: skip
+    _add_box(door, (-0.0502, inward * 0.1855, 0), (0.009, 0.1885, 0.2130), "front", mass=2.5)
+    _add_handle(door, name, np.array((-0.0027, inward * 0.335, -0.08)), np.array((0.0, 0.0, 0.06)))
+
+
+def _add_handle(body: mujoco.MjsBody, name: str, center: np.ndarray, half_length: np.ndarray) -> None:
+    """A bar of 12 mm on two posts, standing off the front by 39 mm: room for a fingertip behind it."""
+    solid = dict(contype=_SURROUNDINGS, conaffinity=_ROBOT, group=_VISUAL, material="steel", mass=0.05)
+    # priority: the handle's friction holds in its contacts, so that one number an env sets them (drawer_task.py)
+    body.add_geom(
+        name=f"{name}_handle", type=mujoco.mjtGeom.mjGEOM_CAPSULE, priority=1, size=(0.006, 0, 0),
+        fromto=(*(center - half_length), *(center + half_length)), **solid,
+    )  # fmt: skip
+    for end in (center - 0.9 * half_length, center + 0.9 * half_length):
+        body.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=(0.005, 0, 0), fromto=(*end, *(end - (0.039, 0, 0))), **solid
+        )
+
+
+def _add_box(body: mujoco.MjsBody, pos: Sequence[float], size: Sequence[float], material: str, mass: float = 0) -> None:
+    """A solid box; `size` is half the edges."""
+    body.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, material=material, mass=mass, group=_VISUAL,
+        contype=_SURROUNDINGS, conaffinity=_ROBOT,
+    )  # fmt: skip
+
+
+def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:
+    body, pose = spec.worldbody, camera.pose
+    rotation, position = pose[:3, :3], pose[:3, 3]
+    if camera.frame == "gripper":
+        body = spec.body("hand")
+        rotation, position = _HAND_R_GRIPPER @ rotation, _HAND_R_GRIPPER @ position
+    quat = np.empty(4)
+    mujoco.mju_mat2Quat(quat, (rotation @ np.diag([1.0, -1.0, -1.0])).ravel())  # OpenCV axes -> OpenGL's
+    body.add_camera(name=camera.name, pos=position, quat=quat, fovy=camera.vertical_fov_deg)
+
+
+def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg]) -> None:
+    spec.visual.global_.offwidth = max((c.width for c in cameras), default=1)
+    spec.visual.global_.offheight = max((c.height for c in cameras), default=1)
+    spec.stat.extent = 1.0
+    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
+    spec.visual.headlight.ambient = (0.32, 0.32, 0.33)
+    spec.visual.headlight.diffuse = (0.22, 0.22, 0.22)
+    spec.visual.headlight.specular = (0.1, 0.1, 0.1)
+    sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX, width=64, height=64)
+    sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
+    sky.rgb1, sky.rgb2 = (0.80, 0.84, 0.88), (0.62, 0.63, 0.63)
+    spec.worldbody.add_light(
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -2, 4), dir=(0.45, 0.5, -0.8), diffuse=(0.55, 0.54, 0.51),
+        specular=(0.3, 0.3, 0.3), castshadow=True,
+    )  # fmt: skip
+    for name, rgba, specular, shininess in (
+        ("white", (0.93, 0.93, 0.94, 1), 0.4, 0.4),
+        ("dark", (0.23, 0.24, 0.26, 1), 0.3, 0.3),
+        ("rubber", (0.08, 0.08, 0.09, 1), 0.1, 0.1),
+        ("front", (0.80, 0.84, 0.85, 1), 0.2, 0.3),
+        ("inside", (0.86, 0.79, 0.68, 1), 0.1, 0.1),
+        ("steel", (0.30, 0.31, 0.33, 1), 0.8, 0.6),
+    ):
+        spec.add_material(name=name, rgba=rgba, specular=specular, shininess=shininess)
+    _add_textured_material(spec, "wood", _wood(256), texrepeat=(1, 1))
+    _add_textured_material(spec, "floor", _floor(256), texrepeat=(1, 1))
+    spec.worldbody.add_geom(
+        type=mujoco.mjtGeom.mjGEOM_PLANE, size=(6, 6, 0.1), material="floor", contype=_SURROUNDINGS, conaffinity=_ROBOT
+    )
+
+
+def _add_textured_material(spec: mujoco.MjSpec, name: str, rgb: np.ndarray, texrepeat: tuple[float, float]) -> None:
+    texture = spec.add_texture(
+        name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=rgb.shape[1], height=rgb.shape[0], nchannel=3
+    )
+    texture.data = rgb.tobytes()
+    material = spec.add_material(name=name, texrepeat=texrepeat, texuniform=True, specular=0.1, shininess=0.1)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
+
+
+def _wood(size_px: int) -> np.ndarray:
+    """Oak: smooth streaks across a warm tone, (size, size, 3) uint8."""
+    rng = np.random.default_rng(0)
+    columns = np.arange(size_px)
+    streaks = sum(np.sin(columns * 2 * np.pi * k / size_px + rng.uniform(0, 6.28)) / k**0.5 for k in (2, 5, 9, 14, 23))
+    tone = np.array([0.66, 0.49, 0.33]) * (1 + 0.035 * streaks[:, None])
+    return np.uint8(255 * np.clip(np.tile(tone, (size_px, 1, 1)), 0, 1))
+
+
+def _floor(size_px: int) -> np.ndarray:
+    """A tile of one metre with a thin joint, (size, size, 3) uint8; plain, so that images compress well."""
+    tile = np.full((size_px, size_px, 3), (158, 160, 161), np.uint8)
+    tile[:3] = tile[:, :3] = (128, 130, 132)
+    return tile

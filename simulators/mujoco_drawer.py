@@ -1,0 +1,214 @@
+"""The drawer task on MuJoCo: `mujoco.batch` physics and OpenGL rendering on the CPU's cores.
+
+    with MujocoDrawerEnv(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
+
+Each env is a world of its own, so cameras never see a neighbour. Physics runs on one thread pool, rendering on another
+whose threads hold one OpenGL context each (a context belongs to a thread). EGL needs no display; MUJOCO_GL overrides it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+if sys.platform == "linux":
+    os.environ.setdefault("MUJOCO_GL", "egl")
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: a context renders in its own thread, our threads scale
+
+import mujoco
+import mujoco.batch
+import numpy as np
+import torch
+
+from simulators import Sample, SimulatorCfg
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
+from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays
+
+_SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
+_OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
+_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+
+
+class MujocoDrawerEnv(DrawerTaskEnv):
+    """See `simulators.DrawerEnv`."""
+
+    joint_names = JOINT_NAMES
+
+    def __init__(self, cfg: SimulatorCfg) -> None:
+        super().__init__(cfg, JOINT_RANGE)
+        self.model = build_model(cfg.cameras)
+        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
+        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
+        self._rows: np.ndarray = self._qpos.base  # (N, nstate): the simulations' mjSTATE_INTEGRATION, live
+        self._site_pos, self._site_rot = self._batch.bind("site_xpos"), self._batch.bind("site_xmat")
+        self._friction = self._batch.expand("geom_friction")
+        self._handle = self.model.geom("drawer_top_handle").id
+        self._friction[:, self._handle, 0] = self.handle_friction
+        self._joint_qpos = [self.model.joint(name).qposadr[0] for name in JOINT_NAMES]
+        self._joint_qvel = [self.model.joint(name).dofadr[0] for name in JOINT_NAMES]
+        self._drawer = self.model.joint("drawer_top_joint")
+        self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
+        self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], last_action[8], episode_length, handle_friction"
+        self._renderers = _RenderThreads(self.model, cfg, self._threads) if cfg.cameras else None
+        self.reset(cfg.seed)
+
+    def capture(self, render: bool = True) -> Sample:
+        """See `DrawerEnv.capture`."""
+        state = state_arrays(self._state)
+        sim_state = self.get_state()
+        color, extrinsics = self._render(sim_state, render)
+        return Sample(
+            color=color,
+            proprio=self._obs.cpu().numpy(),
+            joint_pos=state["joint_pos"],
+            joint_vel=state["joint_vel"],
+            ee_position=state["tcp_pos"],
+            ee_rotation=_quat_xyzw(self._site_rot[:, self.model.site("tcp").id]),
+            drawer_pos=state["drawer_pos"],
+            extrinsics=extrinsics,
+            sim_state=sim_state,
+        )
+
+    def get_state(self) -> np.ndarray:
+        """See `DrawerEnv.get_state`."""
+        return np.hstack([self._rows, self._task_state()])
+
+    def set_state(self, state: np.ndarray) -> None:
+        """See `DrawerEnv.set_state`."""
+        self._rows[:] = state[:, : self._batch.nstate]
+        self._set_task_state(state[:, self._batch.nstate :])
+        self._friction[:, self._handle, 0] = self.handle_friction
+        self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
+        self._refresh()
+
+    def describe(self) -> dict[str, Any]:
+        """See `DrawerEnv.describe`."""
+        opengl = self._renderers.describe() if self._renderers else {}
+        return {"simulator": "mujoco", "mujoco": mujoco.__version__, "threads": self._threads, **opengl}
+
+    def close(self) -> None:
+        """Free the OpenGL contexts."""
+        if self._renderers:
+            self._renderers.close()
+            self._renderers = None
+
+    def __enter__(self) -> MujocoDrawerEnv:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _advance(self, target: torch.Tensor) -> None:
+        self._ctrl[:, self._drives] = target.cpu().numpy()
+        for substep in range(1, _SUBSTEPS + 1):
+            self._batch.step(stage=mujoco.mjtStage.mjSTAGE_POS if substep == _SUBSTEPS else mujoco.mjtStage.mjSTAGE_NONE)
+            speed = self._qvel[:, self._joint_qvel]
+            self._qvel[:, self._joint_qvel] = np.clip(speed, -JOINT_VEL_LIMIT, JOINT_VEL_LIMIT)
+
+    def _read_state(self) -> DrawerState:
+        site = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
+        return DrawerState(
+            joint_pos=self._tensor(self._qpos[:, self._joint_qpos]),
+            joint_vel=self._tensor(self._qvel[:, self._joint_qvel]),
+            drawer_pos=self._tensor(self._qpos[:, self._drawer.qposadr[0]]),
+            drawer_vel=self._tensor(self._qvel[:, self._drawer.dofadr[0]]),
+            tcp_pos=self._tensor(self._site_pos[:, site["tcp"]]),
+            tcp_rot=self._tensor(self._site_rot[:, site["tcp"]].reshape(-1, 3, 3)),
+            handle_pos=self._tensor(self._site_pos[:, site["handle"]]),
+            left_finger_pos=self._tensor(self._site_pos[:, site["leftfinger"]]),
+            right_finger_pos=self._tensor(self._site_pos[:, site["rightfinger"]]),
+        )
+
+    def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
+        ids, joint_pos_np = env_ids.cpu().numpy(), joint_pos.cpu().numpy()
+        self._batch.reset(ids=ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        self._qpos[np.ix_(ids, self._joint_qpos)] = joint_pos_np
+        self._ctrl[np.ix_(ids, self._drives)] = joint_pos_np
+        self._batch.forward(ids=ids, stage=mujoco.mjtStage.mjSTAGE_POS)
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def _render(self, sim_state: np.ndarray, images: bool) -> tuple[np.ndarray | None, np.ndarray]:
+        """Images (N, C, H, W, 3) uint8, if asked for, and `T_world_cam` (N, C, 4, 4) float64."""
+        extrinsics = np.tile(np.eye(4), (self.num_envs, len(self.cameras), 1, 1))
+        color = None
+        if images and self._renderers:
+            camera = self.cameras[0]
+            color = np.empty((self.num_envs, len(self.cameras), camera.height, camera.width, 3), np.uint8)
+        if self._renderers:
+            self._renderers.draw(sim_state[:, : self._batch.nstate], color, extrinsics)
+        return color, extrinsics
+
+
+class _RenderThreads:
+    """Threads with an OpenGL context and an MjData each, which draw envs from their state rows."""
+
+    def __init__(self, model: mujoco.MjModel, cfg: SimulatorCfg, threads: int) -> None:
+        self._model, self._cameras = model, cfg.cameras
+        self._camera_ids = [model.camera(camera.name).id for camera in cfg.cameras]  # MuJoCo orders them by body
+        self._threads = min(threads, cfg.num_envs)
+        self._local = threading.local()
+        self._start_one_by_one = threading.Lock()
+        self._all_here = threading.Barrier(self._threads)
+        self._pool = ThreadPoolExecutor(self._threads, "render", initializer=self._start)
+
+    def _start(self) -> None:
+        with self._start_one_by_one:  # EGL's display is initialised by the first context
+            self._local.data = mujoco.MjData(self._model)
+            self._local.renderer = mujoco.Renderer(
+                self._model, self._cameras[0].height, self._cameras[0].width, max_geom=self._model.ngeom + 8
+            )
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._local.renderer.scene.flags[flag] = False  # a shadow map would halve the frames/s
+
+    def draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
+        """Fill `color` (if not None) and `extrinsics` from state rows (N, nstate)."""
+        list(self._pool.map(lambda env: self._draw_env(rows[env], color, extrinsics, env), range(len(rows))))
+
+    def _draw_env(self, row: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray, env: int) -> None:
+        data = self._local.data
+        mujoco.mj_setState(self._model, data, row, _STATE)
+        mujoco.mj_kinematics(self._model, data)
+        mujoco.mj_camlight(self._model, data)
+        for i, camera in enumerate(self._camera_ids):
+            extrinsics[env, i, :3, :3] = data.cam_xmat[camera].reshape(3, 3) @ _OPENGL_TO_OPENCV
+            extrinsics[env, i, :3, 3] = data.cam_xpos[camera]
+            if color is not None:
+                self._local.renderer.update_scene(data, camera)
+                self._local.renderer.render(out=color[env, i])
+
+    def describe(self) -> dict[str, str]:
+        """What draws: GL_RENDERER and its version."""
+        from OpenGL import GL
+
+        def ask() -> dict[str, str]:
+            names = {"gl_renderer": GL.GL_RENDERER, "gl_version": GL.GL_VERSION}
+            return {key: GL.glGetString(name).decode() for key, name in names.items()}
+
+        return self._pool.submit(ask).result()
+
+    def close(self) -> None:
+        """Each thread frees the context that it owns."""
+
+        def free() -> None:
+            self._all_here.wait()  # one task a thread
+            if hasattr(self._local, "renderer"):
+                self._local.renderer.close()
+
+        for task in [self._pool.submit(free) for _ in range(self._threads)]:
+            task.result()
+        self._pool.shutdown()
+
+
+def _quat_xyzw(rotation: np.ndarray) -> np.ndarray:
+    """Rotation matrices (N, 9) to unit quaternions x, y, z, w (N, 4) float32 with w >= 0."""
+    quat_wxyz = np.empty((len(rotation), 4))
+    for i, matrix in enumerate(rotation):
+        mujoco.mju_mat2Quat(quat_wxyz[i], matrix)
+    quat_wxyz *= np.where(quat_wxyz[:, :1] < 0, -1, 1)
+    return quat_wxyz[:, [1, 2, 3, 0]].astype(np.float32)
