@@ -1,4 +1,4 @@
-"""Collect a visuomotor dataset: N simulated Franka arms open drawers under an RSL-RL checkpoint, cameras film each step.
+"""Collect a visuomotor dataset: N simulated Franka arms open drawers under an RSL-RL checkpoint while cameras film.
 
     python collect_tiled_with_checkpoint.py --num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import platform
 import shutil
 import signal
@@ -18,7 +17,6 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import av
 import h5py
@@ -72,22 +70,24 @@ def run(args: argparse.Namespace) -> int:
 def collect(
     env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, rounds: int, steps: int, seed: int, bar: tqdm
 ) -> None:
-    """Run `rounds` rounds of at most `steps` control steps and store every step of every env's first episode in each."""
+    """Run `rounds` rounds of at most `steps` control steps; store every step of each env's first episode in each."""
     for round_index in range(rounds):
         obs = env.reset(round_seed(seed, round_index))
         saver.begin_round(round_index)
         recording = np.ones(env.num_envs, dtype=bool)
         for step in range(steps):
             with torch.inference_mode():
-                sample = env.capture(render=saver.wants_images)  # before step(): after it, a done env shows its next episode
+                sample = env.capture(
+                    render=saver.wants_images
+                )  # before step(): after it, a done env shows its next episode
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
-            to_store = (tensor.cpu().numpy() for tensor in (action, extras["joint_pos_target"], reward))
-            saver.store(sample, *to_store, recording)
-            done = recording & dones.cpu().numpy().astype(bool)
+            target = extras["joint_pos_target"]
+            saver.store(sample, to_numpy(action), to_numpy(target), to_numpy(reward), recording)
+            done = recording & to_numpy(dones).astype(bool)
             ended = recording if step == steps - 1 else done
             if ended.any():
-                terminated = done & ~extras["time_outs"].cpu().numpy()
+                terminated = done & ~to_numpy(extras["time_outs"])
                 saver.end_episodes(ended, terminated, ended & ~terminated)
             show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
             recording = recording & ~ended
@@ -95,6 +95,10 @@ def collect(
                 break
         if bar.disable:
             print(f"round {round_index + 1} of {rounds}: {episode_counts(saver)}", flush=True)
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
 
 
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
@@ -163,7 +167,8 @@ def print_summary(saver: VPLSaver, seconds: float, num_cameras: int) -> None:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     rate = np.mean([row["success"] for row in saver.episodes])
     print(f"collected   {episode_counts(saver)} ({rate:.1%}), {frames} frames, {size / 1e6:.0f} MB")
-    print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s; waited {saver.writer_wait_s:.1f} s for the writers")
+    wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
+    print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s; {wait}")
     print(f"next        python vpl_dataset.py info {root}")
 
 

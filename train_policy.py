@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -22,7 +23,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, load, resolve
 
-AGENT_CFG = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
+AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
     "seed": 42,
     "num_steps_per_env": 48,  # there 96 with 4096 envs; with 512 envs half as many learn as well in half the time
     "obs_groups": {"actor": ["policy"], "critic": ["policy"]},

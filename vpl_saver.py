@@ -9,15 +9,16 @@ Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
         metadata.json                          derived from the episodes: versions, arguments, cameras, a row an episode
-        episode_000/episode_000.h5             the table SCHEMA below: T rows, C cameras, J joints, O observations, A actions
+        episode_000/episode_000.h5             the table SCHEMA below
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
         .partial/                              episodes being written; never part of the dataset
 
-Row t holds the image and state that the policy saw, the action that it answered, and that action's reward. SI units,
-radians; world = the env's own origin; quaternions x, y, z, w. `color` is chunked by frame and camera and compressed with
-HDF5's stock gzip filter, so that any HDF5 reader opens it. `--video_interval k` keeps every k-th row and adds the group
-`full_rate/`: all but `color` and `intrinsics` at every control step, and `frame_step` (T,) int64, the step of each row.
+T rows, C cameras, J joints, O observations, A actions. Row t holds the image and state that the policy saw, the action
+that it answered, and that action's reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w.
+`color` is chunked by frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it.
+`--video_interval k` keeps every k-th row and adds the group `full_rate/`: all datasets but `color` and `intrinsics` at
+every control step, and `frame_step` (T,) int64, the control step of each row.
 
 Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback),
 step_dt (s), video_interval, language_instruction, success with success_metric and success_threshold (success is
@@ -47,6 +48,7 @@ import h5py
 import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
+deflate: Any
 try:
     from isal import isal_zlib as deflate  # 5 x zlib's speed at level 1, the same stream format
 except ImportError:
@@ -71,18 +73,20 @@ SCHEMA: dict[str, Column] = {
     "color": Column(("T", "C", "H", "W", 3), "uint8", "RGB images, lossless; camera names in attribute `names`"),
     "action": Column(("T", "A"), "float32", "the policy's output at row t, exactly as given to `env.step`"),
     "joint_pos_target": Column(("T", "J"), "float32", "what that action asks of the joint drives (rad, m)"),
-    "proprio": Column(("T", "O"), "float32", "the observation that the policy saw at row t; slices in attribute `terms`"),
-    "intrinsics": Column(("C", 3, 3), "float64", "pinhole K in pixels; (0, 0) is the outer corner of the top-left pixel"),
-    "extrinsics": Column(("T", "C", 4, 4), "float64", "camera-to-world T_world_cam, OpenCV axes (x right, y down, z forward)"),
+    "proprio": Column(("T", "O"), "float32", "the observation that the policy saw; its slices in attribute `terms`"),
+    "intrinsics": Column(("C", 3, 3), "float64", "pinhole K in pixels; (0, 0) is the top-left pixel's outer corner"),
+    "extrinsics": Column(("T", "C", 4, 4), "float64", "T_world_cam (camera to world), OpenCV axes: x right, z forward"),
     "joint_pos": Column(("T", "J"), "float32", "rad (fingers m); order in attribute `names`"),
     "joint_vel": Column(("T", "J"), "float32", "rad/s (fingers m/s)"),
-    "ee_position": Column(("T", 3), "float32", "tool centre point (m): panda_hand + 0.1034 m along z, in the env frame"),
+    "ee_position": Column(
+        ("T", 3), "float32", "tool centre point, panda_hand + 0.1034 m along z, in the env frame (m)"
+    ),
     "ee_rotation": Column(("T", 4), "float32", "its unit quaternion x, y, z, w, in the env frame"),
     "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
     "reward": Column(("T",), "float32", "the task's reward for row t's action"),
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
     "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
-}  # fmt: skip
+}
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
 QUEUE_BYTES = 64 << 20
 """Frames that may wait for the writers; when they are full, the simulation waits."""
@@ -193,7 +197,12 @@ class VPLSaver:
         return self._step % self.cfg.video_interval == 0
 
     def store(
-        self, sample: Sample, action: np.ndarray, joint_pos_target: np.ndarray, reward: np.ndarray, recording: np.ndarray
+        self,
+        sample: Sample,
+        action: np.ndarray,
+        joint_pos_target: np.ndarray,
+        reward: np.ndarray,
+        recording: np.ndarray,
     ) -> None:
         """Hand over one control step; the arrays are kept, not copied.
 
@@ -372,7 +381,12 @@ class _EpisodeFile:
             for file in files:
                 _fsync(Path(folder, file))
             _fsync(Path(folder))
-        return {**self._identity, "num_frames": self.num_frames, **ending, f"final_{cfg.success_metric}": round(metric, 4)}
+        return {
+            **self._identity,
+            "num_frames": self.num_frames,
+            **ending,
+            f"final_{cfg.success_metric}": round(metric, 4),
+        }
 
     def _describe_columns(self) -> None:
         cfg = self.cfg
@@ -413,7 +427,7 @@ class _Table:
         self._block_rows = min(ROWS_PER_BLOCK, -(-cfg.steps // interval))
         self._block: dict[str, list[np.ndarray]] = {}
 
-    def append(self, step: int, low_dim: dict[str, np.ndarray]) -> None:
+    def append(self, step: int, low_dim: dict[str, Any]) -> None:
         if step % self._interval:
             return
         if self._group.name != "/":

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,7 +44,10 @@ OPEN_DRAWER = TaskSpec(
     success_threshold=0.30,  # the last stage of Isaac Lab's multi_stage_open_drawer reward
     language_instruction="open the top drawer of the cabinet",
 )
-TASKS: dict[str, TaskSpec] = {"Isaac-Open-Drawer-Franka-v0": OPEN_DRAWER, "Isaac-Open-Drawer-Franka-Play-v0": OPEN_DRAWER}
+TASKS: dict[str, TaskSpec] = {
+    "Isaac-Open-Drawer-Franka-v0": OPEN_DRAWER,
+    "Isaac-Open-Drawer-Franka-Play-v0": OPEN_DRAWER,
+}
 
 
 @dataclass(frozen=True)
@@ -214,8 +217,8 @@ def resolve(name: str) -> str:
     raise ValueError("no simulator is installed: pip install mujoco")
 
 
-def load(name: str) -> type[DrawerEnv]:
-    """Import one simulator's module and return its class, to be built from a SimulatorCfg."""
+def load(name: str) -> Callable[[SimulatorCfg], DrawerEnv]:
+    """Import one simulator's module and return its class."""
     simulator = SIMULATORS[name]
     return getattr(importlib.import_module(simulator.module), simulator.class_name)
 

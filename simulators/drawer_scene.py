@@ -20,8 +20,12 @@ from simulators.panda_meshes import panda_meshes
 
 PHYSICS_DT = 1 / 120
 """Deviation from Isaac Lab (1/60 s): at 1/60 s the policy learns to prise the fingers open against their limits."""
+FINGER_ARMATURE = 0.5
+"""kg. Deviation: the reflected inertia of a geared gripper; a bare finger of 14 g is knocked about by the handle."""
 FINGER_LIMIT = {"solref_limit": (-30000.0, -200.0), "solimp_limit": (0.999, 0.9999, 0.001, 0.5, 2.0)}
-"""Deviation: MuJoCo's default limits are soft for so light a link, a pulled drawer pushed the fingers 11 mm too far."""
+"""Deviation: MuJoCo's default limits are soft, a pulled drawer prised the fingers open by 11 mm too much."""
+FINGER_OVERSHOOT = 0.0009
+"""m. Deviation: how far a blow may push a finger beyond its limit, which acts from the next substep on only."""
 
 ARM_JOINTS = tuple(f"panda_joint{i}" for i in range(1, 8))
 FINGER_JOINTS = ("panda_finger_joint1", "panda_finger_joint2")
@@ -40,7 +44,10 @@ JOINT_RANGE = np.array(  # (9, 2), panda_arm_hand.urdf
     ]
 )
 JOINT_VEL_LIMIT = np.array([2.175] * 4 + [2.61] * 3 + [0.2] * 2)
-"""(9,) rad/s and m/s, panda_arm_hand.urdf. PhysX clamps joint speeds to them; so must a simulator of this model."""
+"""(9,) rad/s and m/s, panda_arm_hand.urdf."""
+ARM_SPEED = 0.7
+"""Deviation: the share of the arm's joint-speed limits that may be used. At 1 the policy flings the drawer open with
+1.9 m/s, which is more than the Panda's own limit for its tool (1.7 m/s)."""
 KP = (80.0,) * 7 + (2000.0,) * 2  # drives: isaaclab_assets/robots/franka.py:44-64
 KD = (4.0,) * 7 + (100.0,) * 2
 EFFORT_LIMIT = (87.0,) * 4 + (12.0,) * 3 + (200.0,) * 2
@@ -50,6 +57,15 @@ FINGERTIP_OFFSET = (0.0, 0.0, 0.046)  # in a finger's frame; joint_pos_env_cfg.p
 HANDLE_OFFSET = (0.305, 0.0, 0.01)  # in the drawer's frame; cabinet_env_cfg.py:96
 CABINET_POS = (0.8, 0.0, 0.4)  # cabinet_env_cfg.py:59, turned by 180 degrees about z
 CABINET_QUAT_WXYZ = (0.0, 0.0, 0.0, 1.0)
+
+
+def hold_limits(joint_pos: np.ndarray, joint_vel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What PhysX enforces after each substep and MuJoCo does not: joint speeds, and the fingers' range; (N, 9) each."""
+    max_speed = JOINT_VEL_LIMIT * ([ARM_SPEED] * 7 + [1.0] * 2)
+    low, high = JOINT_RANGE.T + FINGER_OVERSHOOT * np.array([[-1], [1]])
+    low[:7], high[:7] = -np.inf, np.inf
+    return np.clip(joint_pos, low, high), np.clip(joint_vel, -max_speed, max_speed)
+
 
 _S = np.sqrt(0.5)
 # Link: parent, position and quaternion wxyz in the parent (public Denavit-Hartenberg chain), mass, then centre of mass
@@ -156,7 +172,7 @@ def _add_drives(spec: mujoco.MjSpec) -> None:
             axis=(0, 1, 0) if finger else (0, 0, 1),
             range=JOINT_RANGE[i],
             limited=mujoco.mjtLimited.mjLIMITED_TRUE,
-            armature=0.0 if finger else ARM_ARMATURE,
+            armature=FINGER_ARMATURE if finger else ARM_ARMATURE,
             **(FINGER_LIMIT if finger else {}),
         )
         drive = spec.add_actuator(name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT)
@@ -290,9 +306,9 @@ def _wood(size_px: int) -> np.ndarray:
     """Oak: smooth streaks across a warm tone, (size, size, 3) uint8."""
     rng = np.random.default_rng(0)
     columns = np.arange(size_px)
-    streaks = sum(np.sin(columns * 2 * np.pi * k / size_px + rng.uniform(0, 6.28)) / k**0.5 for k in (2, 5, 9, 14, 23))
-    tone = np.array([0.66, 0.49, 0.33]) * (1 + 0.035 * streaks[:, None])
-    return np.uint8(255 * np.clip(np.tile(tone, (size_px, 1, 1)), 0, 1))
+    waves = [np.sin(columns * 2 * np.pi * k / size_px + rng.uniform(0, 6.28)) / k**0.5 for k in (2, 5, 9, 14, 23)]
+    tone = np.array([0.66, 0.49, 0.33]) * (1 + 0.035 * np.sum(waves, axis=0)[:, None])
+    return (255 * np.clip(np.tile(tone, (size_px, 1, 1)), 0, 1)).astype(np.uint8)
 
 
 def _floor(size_px: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The task `Isaac-Open-Drawer-Franka-v0` in torch, the same for every MuJoCo simulator.
 
-A simulator derives from `DrawerTaskEnv` and adds physics and cameras; `observations` and `reward_terms` are plain functions
-of a `DrawerState`. Numbers are Isaac Lab 2.2.0's; "cfg" below is isaaclab_tasks/manager_based/manipulation/cabinet/
-cabinet_env_cfg.py, "mdp" its mdp/rewards.py. What differs from them is marked "Deviation" and listed in WHAT_IT_DOES.md.
+A simulator derives from `DrawerTaskEnv` and adds physics and cameras; `observations` and `reward_terms` are plain
+functions of a `DrawerState`. Numbers are Isaac Lab 2.2.0's: "cfg" below is isaaclab_tasks/manager_based/manipulation/
+cabinet/cabinet_env_cfg.py, "mdp" its mdp/rewards.py. What differs is marked "Deviation" and listed in WHAT_IT_DOES.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ GRIPPER_OPEN, GRIPPER_CLOSED = 0.04, 0.0  # config/franka/joint_pos_env_cfg.py:4
 ROBOT_FRICTION = (0.8, 1.25)  # cfg:165-174
 HANDLE_FRICTION = (1.0, 1.25)  # cfg:176-185, the static one
 HANDLE_AXES = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
-"""Rows: the handle's x, y and z axes in the env frame, for `align_ee_handle`. Deviation: with the rotation that cfg:99 gives,
-on the sektion's URDF axes, the term is 0 at the ideal grasp; with these it is 1 where the hand points at the front and the
+"""Rows: the handle's x, y and z axes in the env frame, for `align_ee_handle`. Deviation: with the rotation of cfg:99 on
+the sektion's URDF axes, the term is 0 at the ideal grasp; with these it is 1 where the hand points at the front and the
 fingers open up and down."""
 OBS_TERMS = {  # cfg:140-152
     "joint_pos_rel": 9,
@@ -35,12 +35,14 @@ OBS_TERMS = {  # cfg:140-152
     "rel_ee_drawer_distance": 3,
     "last_action": 8,
 }
+GRASP_WEIGHT = 20.0
+"""Deviation from 0.5: with it the policy hooks the handle with open fingers, which is no demonstration of a grasp."""
 REWARD_WEIGHTS = {  # cfg:202-242; each is multiplied by CONTROL_DT
     "approach_ee_handle": 2.0,
     "align_ee_handle": 0.5,
     "approach_gripper_handle": 5.0,
     "align_grasp_around_handle": 0.125,
-    "grasp_handle": 0.5,
+    "grasp_handle": GRASP_WEIGHT,
     "open_drawer_bonus": 7.5,
     "multi_stage_open_drawer": 1.0,
     "action_rate_l2": -1e-2,

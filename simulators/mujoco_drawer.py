@@ -3,7 +3,7 @@
     with MujocoDrawerEnv(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
 
 Each env is a world of its own, so cameras never see a neighbour. Physics runs on one thread pool, rendering on another
-whose threads hold one OpenGL context each (a context belongs to a thread). EGL needs no display; MUJOCO_GL overrides it.
+whose threads hold an OpenGL context each (a context belongs to a thread). EGL needs no display; MUJOCO_GL overrides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from simulators import Sample, SimulatorCfg
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits
 from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
@@ -104,10 +104,12 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def _advance(self, target: torch.Tensor) -> None:
         self._ctrl[:, self._drives] = target.cpu().numpy()
-        for substep in range(1, _SUBSTEPS + 1):
-            self._batch.step(stage=mujoco.mjtStage.mjSTAGE_POS if substep == _SUBSTEPS else mujoco.mjtStage.mjSTAGE_NONE)
-            speed = self._qvel[:, self._joint_qvel]
-            self._qvel[:, self._joint_qvel] = np.clip(speed, -JOINT_VEL_LIMIT, JOINT_VEL_LIMIT)
+        for _ in range(_SUBSTEPS):
+            self._batch.step()
+            self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel] = hold_limits(
+                self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel]
+            )
+        self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
 
     def _read_state(self) -> DrawerState:
         site = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}

@@ -2,9 +2,9 @@
 
     for material, path in panda_meshes()["link5"]: ...
 
-The package holds one STL a link (134k triangles in all, Apache-2.0). A link's connected components tell its white shell
-from its dark caps and rings, so they become meshes of their own. Rendering time follows the triangles on a CPU (facts:
-2.4 x from 20k to 134k), so the arm is reduced to about 20k; the fingers, which the wrist camera sees closely, stay whole.
+The package holds one STL a link (134k triangles in all, Apache-2.0). A link's connected components tell its white
+shell from its dark caps and rings, so they become meshes of their own. On a CPU rendering time follows the triangles
+(2.4 x from 20k to 134k), so the arm is reduced to about 20k; the fingers, close to the wrist camera, stay whole.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def panda_meshes() -> dict[str, list[tuple[str, Path]]]:
 def _decimate(link: str, folder: Path) -> None:
     import trimesh  # only here: the cache usually has what this makes
 
-    parts = trimesh.load_mesh(_package_folder() / f"{link}.stl").split(only_watertight=False)
-    parts = sorted((p for p in parts if len(p.faces) > 30), key=lambda part: -part.area)
+    whole: trimesh.Trimesh = trimesh.load_mesh(_package_folder() / f"{link}.stl")
+    parts = sorted((p for p in whole.split(only_watertight=False) if len(p.faces) > 30), key=lambda part: -part.area)
     dark = _DARK.get(link, ())
     second = "rubber" if link == "finger" else "dark"
     for material, group in (
@@ -55,7 +55,7 @@ def _decimate(link: str, folder: Path) -> None:
         (second, [p for i, p in enumerate(parts) if i in dark]),
     ):
         if group:
-            mesh = trimesh.util.concatenate(group)
+            mesh: trimesh.Trimesh = trimesh.util.concatenate(group)
             if link != "finger":
                 mesh = mesh.simplify_quadric_decimation(percent=1 - _KEEP)
             mesh.export(folder / f"{link}-{material}.stl")

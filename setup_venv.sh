@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Sets up everything that this machine lacks: Debian packages for rendering without a display, and .venv with the project.
+#   ./setup_venv.sh          what running needs
+#   ./setup_venv.sh test     and what testing needs
+# Called by run_collection.sh and tests/run.sh; a second call finds all in place and returns at once.
+# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+extra=${1:-}
+python=${PYTHON:-python3}
+venv=${VENV:-.venv}
+requirement=.${extra:+[$extra]}
+stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
+
+say() { echo "set-up: $*" >&2; }
+fail() { say "$*"; exit 2; }
+
+# libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
+install_debian_packages() {
+  command -v dpkg-query >/dev/null || return 0   # not Debian or Ubuntu: MuJoCo says what it misses
+  local package missing=()
+  for package in libegl1 libgl1-mesa-dri libopengl0 "$@"; do
+    [[ $(dpkg-query -Wf '${Status}' "$package" 2>/dev/null) == 'install ok installed' ]] || missing+=("$package")
+  done
+  (( ${#missing[@]} )) || return 0
+  local as_root=()
+  (( EUID == 0 )) || as_root=(sudo)
+  if (( EUID != 0 )) && ! { command -v sudo >/dev/null && { sudo -n true 2>/dev/null || [[ -t 0 ]]; }; }; then
+    fail "missing Debian packages; have an administrator run: apt-get install --no-install-recommends ${missing[*]}"
+  fi
+  say "installing Debian packages: ${missing[*]}"
+  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+has_stamp() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]]; }
+
+if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
+  exit 0
+fi
+"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
+  fail "needs Python 3.10 to 3.13, $python is $("$python" --version 2>&1 || true); set PYTHON to another interpreter"
+venv_package=()
+"$python" -c 'import ensurepip' 2>/dev/null || venv_package=(python3-venv)
+install_debian_packages "${venv_package[@]}"
+
+say "creating $venv and installing the project's packages (a few minutes)"
+[[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
+cpu_builds=https://download.pytorch.org/whl/cpu
+index=()
+# PyTorch's CPU build saves gigabytes of CUDA where there is no GPU
+if ! command -v nvidia-smi >/dev/null &&
+  "$python" -c "import urllib.request as r; r.urlopen('$cpu_builds/torch/', timeout=5)" 2>/dev/null; then
+  index=(--extra-index-url "$cpu_builds")
+fi
+"${pip[@]}" "${index[@]}" torch==2.13.0
+"${pip[@]}" --editable "$requirement"
+rm -f "$venv"/.installed-*
+touch "$stamp-$extra"
+say "done"

@@ -1,0 +1,47 @@
+"""Shared fixtures: small simulators and one small dataset of the shipped policy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
+
+import collect_tiled_with_checkpoint as collector
+from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
+
+TASK = "Isaac-Open-Drawer-Franka-v0"
+OVERVIEW = CameraCfg("overview", (-1.0, 1.3, 1.35), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
+WRIST = CameraCfg("wrist", (-0.05, 0, 0.08), (0.25, 0, 0), frame="gripper", vertical_fov_deg=40, width=160, height=120)
+BOTH = (OVERVIEW, WRIST)
+
+
+@pytest.fixture(params=["mujoco"])
+def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., DrawerEnv]]:
+    """Builds envs of every simulator that runs here and closes them: `make_env(num_envs=2, cameras=BOTH)`."""
+    opened = []
+
+    def make(num_envs: int = 2, cameras: tuple[CameraCfg, ...] = (), **cfg) -> DrawerEnv:
+        env = load(request.param)(SimulatorCfg(task=TASK, num_envs=num_envs, cameras=cameras, **cfg))
+        opened.append(env)
+        return env
+
+    yield make
+    for env in opened:
+        env.close()
+
+
+def collect_dataset(data_root: Path, *flags: str) -> Path:
+    """Run the collector in this process; returns the dataset's folder."""
+    assert collector.main(["--data_root", str(data_root), "--simulator", "mujoco", *flags]) == 0
+    return max(data_root.iterdir(), key=lambda folder: folder.stat().st_mtime)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten episodes (five envs, two rounds) of 60 steps with overview and wrist camera."""
+    flags = "--num_envs 5 --num_episodes 2 --steps 60 --enable_wrist_camera --width 160 --height 120"
+    return collect_dataset(tmp_path_factory.mktemp("data"), *flags.split())

@@ -1,0 +1,305 @@
+"""checkpoint_policy.py against checkpoints of the real RSL-RL releases (tests/checkpoints), and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from checkpoint_policy import ACTIVATIONS, CheckpointError, load_policy
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+LAYOUTS = {
+    "rsl_rl_2.3.3_plain": "rsl-rl 2.x or 3.x",
+    "rsl_rl_2.3.3_normalized": "rsl-rl 2.x",
+    "rsl_rl_3.1.2_plain": "rsl-rl 2.x or 3.x",
+    "rsl_rl_3.1.2_normalized": "rsl-rl 3.x",
+    "rsl_rl_4.0.1_plain": "rsl-rl 4.x",
+    "rsl_rl_4.0.1_normalized": "rsl-rl 4.x",
+    "rsl_rl_5.5.1_plain": "rsl-rl 5.x",
+    "rsl_rl_5.5.1_normalized": "rsl-rl 5.x",
+}
+every_release = pytest.mark.parametrize("name", LAYOUTS)
+
+
+def read_checkpoint(name: str) -> dict[str, Any]:
+    return torch.load(CHECKPOINTS / f"{name}.pt", weights_only=True)
+
+
+def save_altered(tmp_path: Path, alter: Callable[[dict[str, Any]], object], name: str = "rsl_rl_5.5.1_plain") -> Path:
+    checkpoint = read_checkpoint(name)
+    alter(checkpoint)
+    torch.save(checkpoint, tmp_path / "model_1.pt")
+    return tmp_path / "model_1.pt"
+
+
+def copy_run(tmp_path: Path, name: str, agent_yaml: str) -> Path:
+    """Lay out a run as Isaac Lab does: model_1.pt and params/agent.yaml."""
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "agent.yaml").write_text(agent_yaml)
+    return Path(shutil.copy(CHECKPOINTS / f"{name}.pt", tmp_path / "model_1.pt"))
+
+
+def refusal(path: Path, num_obs: int | None = 31, num_actions: int | None = 8) -> str:
+    with pytest.raises(CheckpointError) as error:
+        load_policy(path, num_obs, num_actions)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith((f"{path}: ", f"{path.parent / 'params' / 'agent.yaml'}: "))
+    return message
+
+
+@every_release
+def test_policy_answers_as_the_release_that_wrote_it(name: str) -> None:
+    recorded = np.load(CHECKPOINTS / f"{name}.npz")
+    policy = load_policy(CHECKPOINTS / f"{name}.pt", num_obs=31, num_actions=8)
+    with torch.inference_mode():
+        actions = policy(torch.from_numpy(recorded["obs"]))
+    assert actions.dtype == torch.float32
+    # The difference is 0.0 on the recording's torch and CPU; other matrix kernels may round the last bit differently.
+    np.testing.assert_allclose(actions.numpy(), recorded["actions"], rtol=0.0, atol=1e-6)
+
+
+@every_release
+def test_policy_tells_where_it_comes_from(name: str) -> None:
+    path = CHECKPOINTS / f"{name}.pt"
+    policy = load_policy(path, num_obs=None, num_actions=None)
+    assert (policy.num_obs, policy.num_actions) == (31, 8)
+    assert policy.layout == LAYOUTS[name]
+    assert policy.normalized == name.endswith("normalized")
+    assert policy.iteration == 1
+    assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (policy.activation, policy.clip_actions, policy.agent_yaml) == ("elu", None, None)
+
+
+def test_actions_carry_no_gradient_and_may_be_changed_in_place() -> None:
+    policy = load_policy(CHECKPOINTS / "rsl_rl_5.5.1_normalized.pt", num_obs=31, num_actions=8)
+    actions = policy(torch.zeros(4, 31))
+    assert not actions.requires_grad
+    actions[:2] = 0.0  # as a simulator does to the last action of envs that it resets
+
+
+def test_loading_draws_no_random_numbers() -> None:
+    before = torch.get_rng_state()
+    load_policy(CHECKPOINTS / "rsl_rl_5.5.1_normalized.pt", num_obs=31, num_actions=8)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_log_std_is_as_good_as_std(tmp_path: Path) -> None:
+    def rename(checkpoint: dict[str, Any]) -> None:
+        checkpoint["model_state_dict"]["log_std"] = checkpoint["model_state_dict"].pop("std").log()
+
+    path = save_altered(tmp_path, rename, "rsl_rl_2.3.3_plain")
+    assert load_policy(path, num_obs=31, num_actions=8).layout == "rsl-rl 2.x or 3.x"
+
+
+@pytest.mark.parametrize(("release", "section"), [("2.3.3", "policy"), ("3.1.2", "policy"), ("5.5.1", "actor")])
+def test_activation_is_read_from_the_agent_yaml_of_the_run(tmp_path: Path, release: str, section: str) -> None:
+    path = copy_run(tmp_path, f"rsl_rl_{release}_plain", f"seed: 42\n{section}:\n  activation: relu\n")
+    policy = load_policy(path, num_obs=31, num_actions=8)
+    assert policy.activation == "relu"
+    assert policy.agent_yaml == tmp_path / "params" / "agent.yaml"
+
+    state = read_checkpoint(f"rsl_rl_{release}_plain")[f"{'model' if section == 'policy' else 'actor'}_state_dict"]
+    prefix = "actor" if section == "policy" else "mlp"
+    obs = torch.linspace(-3.0, 3.0, 62).reshape(2, 31)
+    hidden = obs
+    for i in (0, 2):
+        hidden = (hidden @ state[f"{prefix}.{i}.weight"].T + state[f"{prefix}.{i}.bias"]).relu()
+    torch.testing.assert_close(policy(obs), hidden @ state[f"{prefix}.4.weight"].T + state[f"{prefix}.4.bias"])
+
+
+def test_python_tags_in_agent_yaml_are_neither_run_nor_stumbled_over(tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+    text = f"""
+obs_groups: !!python/object/apply:collections.OrderedDict [[]]
+class_type: !!python/name:rsl_rl.runners.OnPolicyRunner ''
+hook: !!python/object/apply:os.mkdir ['{marker}']
+policy:
+  actor_hidden_dims: !!python/tuple [16, 8]
+  activation: tanh
+"""
+    path = copy_run(tmp_path, "rsl_rl_3.1.2_plain", text)
+    assert load_policy(path, num_obs=31, num_actions=8).activation == "tanh"
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(("written", "limit"), [("0.05", 0.05), ("1", 1), ("null", None)])
+def test_actions_are_clipped_as_isaac_lab_clips_them(tmp_path: Path, written: str, limit: float | None) -> None:
+    text = f"clip_actions: {written}\nactor:\n  activation: elu\n"
+    recorded = np.load(CHECKPOINTS / "rsl_rl_5.5.1_normalized.npz")
+    policy = load_policy(copy_run(tmp_path, "rsl_rl_5.5.1_normalized", text), num_obs=31, num_actions=8)
+    assert policy.clip_actions == limit
+    actions = policy(torch.from_numpy(recorded["obs"])).numpy()
+    expected = recorded["actions"] if limit is None else recorded["actions"].clip(-limit, limit)
+    np.testing.assert_allclose(actions, expected, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("actor:\n  activation: snake\n", "actor.activation is snake, expected one of elu, selu, relu"),
+        ("policy:\n  activation: elu\n", "actor.activation is None"),
+        ("", "actor.activation is None"),
+        ("actor: [\n", "not YAML"),
+        ("actor: {activation: elu}\nclip_actions: 1e2\n", "clip_actions is '1e2', expected a positive number or null"),
+        ("actor: {activation: elu}\nclip_actions: -1\n", "clip_actions is -1"),
+    ],
+)
+def test_agent_yaml_that_does_not_fit_is_refused(tmp_path: Path, text: str, found: str) -> None:
+    assert found in refusal(copy_run(tmp_path, "rsl_rl_5.5.1_plain", text))
+
+
+def test_unknown_activation_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    message = refusal(copy_run(tmp_path, "rsl_rl_5.5.1_plain", "actor:\n  activation: snake\n"))
+    assert all(name in message for name in ACTIVATIONS)
+
+
+@pytest.mark.parametrize("release", ["3.1.2", "5.5.1"])
+def test_recurrent_policy_is_refused(release: str) -> None:
+    assert "recurrent" in refusal(CHECKPOINTS / f"rsl_rl_{release}_recurrent.pt")
+
+
+@every_release
+def test_wrong_dimensions_are_refused_naming_both(name: str) -> None:
+    assert "has 31 observations, expected 30" in refusal(CHECKPOINTS / f"{name}.pt", num_obs=30)
+    assert "has 8 actions, expected 7" in refusal(CHECKPOINTS / f"{name}.pt", num_actions=7)
+
+
+def test_missing_file_and_directory_are_refused(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "model_1.pt")
+    assert "is a directory" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"", "is empty"),
+        (b"once upon a time", "not a torch file"),
+        (pickle.dumps({"model_state_dict": {}, "iter": 1}), "not a torch file"),
+    ],
+)
+def test_file_that_torch_did_not_write_is_refused(tmp_path: Path, content: bytes, found: str) -> None:
+    path = tmp_path / "model_1.pt"
+    path.write_bytes(content)
+    assert found in refusal(path)
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.999])
+def test_truncated_checkpoint_is_refused(tmp_path: Path, part: float) -> None:
+    data = (CHECKPOINTS / "rsl_rl_5.5.1_normalized.pt").read_bytes()
+    path = tmp_path / "model_1.pt"
+    path.write_bytes(data[: int(part * len(data))])
+    assert "cut short" in refusal(path)
+
+
+def test_one_flipped_bit_in_a_weight_is_refused(tmp_path: Path) -> None:
+    data = bytearray((CHECKPOINTS / "rsl_rl_5.5.1_plain.pt").read_bytes())
+    weight = read_checkpoint("rsl_rl_5.5.1_plain")["actor_state_dict"]["mlp.0.weight"]
+    data[data.index(weight.numpy().tobytes()) + 2] ^= 1
+    path = tmp_path / "model_1.pt"
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path, weights_only=True)["actor_state_dict"]["mlp.0.weight"], weight)
+    assert "wrong checksum" in refusal(path)
+
+
+class Trap:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.mark.parametrize("save", [torch.save, pickle.dump])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path: Path, save: Callable[[Any, Any], None]) -> None:
+    marker = tmp_path / "executed"
+    buffer = io.BytesIO()
+    save({"model_state_dict": Trap(marker), "iter": 1}, buffer)
+    path = tmp_path / "model_1.pt"
+    path.write_bytes(buffer.getvalue())
+    message = refusal(path)
+    assert not marker.exists()
+    if save is torch.save:
+        assert f"{os.mkdir.__module__}.mkdir" in message
+        torch.load(path, weights_only=False)
+        assert marker.exists(), "the trap is no trap, so this test shows nothing"
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_torchscript_export_is_refused_with_the_right_file_named(tmp_path: Path) -> None:
+    path = tmp_path / "policy.pt"
+    torch.jit.trace(nn.Linear(31, 8), torch.zeros(1, 31)).save(str(path))
+    assert "give the model_*.pt of the run" in refusal(path)
+
+
+def test_foreign_checkpoint_is_refused_listing_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "model_1.pt"
+    torch.save({"epoch": 3, "weights": torch.zeros(2)}, path)
+    assert "['epoch', 'weights']" in refusal(path)
+    torch.save(nn.Linear(31, 8).state_dict(), path)
+    assert "['weight', 'bias']" in refusal(path)
+    torch.save([torch.zeros(2)], path)
+    assert "a list" in refusal(path)
+
+
+def test_convolutional_actor_is_refused(tmp_path: Path) -> None:
+    path = save_altered(tmp_path, lambda c: c["actor_state_dict"].update({"cnns.image.0.weight": torch.zeros(8, 3)}))
+    assert "cnns.image.0.weight" in refusal(path)
+
+
+def test_distilled_student_is_refused(tmp_path: Path) -> None:
+    student = {"student.0.weight": torch.zeros(8, 31), "student.0.bias": torch.zeros(8), "std": torch.ones(8)}
+    path = save_altered(tmp_path, lambda c: c.update(model_state_dict=student), "rsl_rl_3.1.2_plain")
+    assert "student.0.weight" in refusal(path)
+
+
+def test_state_dependent_std_is_refused_naming_its_rows(tmp_path: Path) -> None:
+    def double(checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["actor_state_dict"]
+        del state["distribution.std_param"]
+        for key in ("mlp.4.weight", "mlp.4.bias"):
+            state[key] = torch.cat([state[key], torch.zeros_like(state[key])])
+
+    message = refusal(save_altered(tmp_path, double))
+    assert "16 rows in the last layer" in message
+    assert "std depends on the state" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "shape"),
+    [("mlp.2.weight", (8, 15)), ("mlp.2.bias", (7,)), ("mlp.0.weight", (31,)), ("obs_normalizer._mean", (1, 1))],
+)
+def test_shapes_that_do_not_chain_up_are_refused(tmp_path: Path, key: str, shape: tuple[int, ...]) -> None:
+    def reshape(checkpoint: dict[str, Any]) -> None:
+        checkpoint["actor_state_dict"][key] = torch.zeros(shape)
+
+    assert "do not chain up" in refusal(save_altered(tmp_path, reshape, "rsl_rl_5.5.1_normalized"))
+
+
+def test_missing_layer_is_refused(tmp_path: Path) -> None:
+    path = save_altered(tmp_path, lambda c: c["actor_state_dict"].pop("mlp.2.bias"))
+    assert "do not chain up" in refusal(path)
+
+
+@pytest.mark.parametrize("key", ["mlp.2.weight", "obs_normalizer._std"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, key: str, value: float) -> None:
+    def spoil(checkpoint: dict[str, Any]) -> None:
+        checkpoint["actor_state_dict"][key][0, 3] = value
+
+    message = refusal(save_altered(tmp_path, spoil, "rsl_rl_5.5.1_normalized"))
+    assert key.split(".", 1)[1] in message
+    assert "NaN or infinity" in message

@@ -1,0 +1,159 @@
+"""The contract of the seam: what every simulator must keep, whoever simulates."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from conftest import BOTH, OVERVIEW, WRIST
+
+from simulators import CameraCfg, episode_rng, round_seed
+
+ZERO = torch.zeros(2, 8)
+
+
+def roll(env, steps: int, seed: int = 0) -> np.ndarray:
+    """Step with fixed random actions; returns the final state."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        env.step(torch.randn(env.num_envs, env.num_actions, generator=generator))
+    return env.get_state()
+
+
+def test_members_of_a_vec_env(make_env):
+    env = make_env(num_envs=3)
+    obs, reward, dones, extras = env.step(torch.zeros(3, 8))
+    assert (env.num_envs, env.num_actions, env.max_episode_length) == (3, 8, 480)
+    assert obs["policy"].shape == (3, 31) and obs["policy"].dtype == torch.float32
+    assert reward.shape == dones.shape == extras["time_outs"].shape == (3,)
+    assert extras["joint_pos_target"].shape == (3, 9)
+    assert env.step_dt == pytest.approx(1 / 60)
+    assert sum(env.obs_terms.values()) == 31 and len(env.joint_names) == 9
+    assert env.describe()["simulator"]
+
+
+def test_sample_has_the_promised_shapes(make_env):
+    env = make_env(cameras=BOTH)
+    sample = env.capture()
+    shapes = {field.name: np.shape(getattr(sample, field.name)) for field in fields(sample)}
+    assert shapes.pop("sim_state")[0] == 2
+    assert shapes == {
+        "color": (2, 2, 120, 160, 3), "proprio": (2, 31), "joint_pos": (2, 9), "joint_vel": (2, 9), "ee_position": (2, 3),
+        "ee_rotation": (2, 4), "drawer_pos": (2,), "extrinsics": (2, 2, 4, 4),
+    }  # fmt: skip
+    assert env.capture(render=False).color is None
+    assert sample.color.std() > 10, "the images are blank"
+
+
+def test_samples_are_copies(make_env):
+    env = make_env(cameras=(OVERVIEW,))
+    before = env.capture()
+    kept = {field.name: getattr(before, field.name).copy() for field in fields(before)}
+    roll(env, 5)
+    env.capture()
+    for name, value in kept.items():
+        assert np.array_equal(getattr(before, name), value), name
+
+
+def test_reset_depends_on_seed_and_env_only(make_env):
+    few, many = make_env(num_envs=2), make_env(num_envs=4)
+    few.reset(7)
+    many.reset(7)
+    assert np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+    roll(few, 3)
+    few.reset(7)
+    assert np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+    few.reset(8)
+    assert not np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+
+
+def test_episodes_of_a_run_start_differently():
+    draws = [episode_rng(round_seed(42, r), i).uniform() for r in range(20) for i in range(20)]
+    assert len(set(draws)) == 400
+
+
+def test_set_state_continues_exactly(make_env):
+    env = make_env(num_envs=3)
+    env.reset(1)
+    middle = roll(env, 20)
+    expected = roll(env, 30, seed=5)
+    other = make_env(num_envs=3, seed=99)
+    roll(other, 7, seed=3)
+    other.set_state(middle)
+    assert np.array_equal(other.capture(render=False).sim_state, middle)
+    assert np.array_equal(roll(other, 30, seed=5), expected)
+
+
+def test_env_that_times_out_resets_alone(make_env):
+    env = make_env(num_envs=3)
+    env.reset(4)
+    roll(env, 30)
+    env.episode_length_buf[1] = env.max_episode_length - 1
+    *_, dones, extras = env.step(torch.zeros(3, 8))
+    assert dones.tolist() == extras["time_outs"].tolist() == [False, True, False]
+    assert env.episode_length_buf.tolist() == [31, 0, 31]
+    obs = env.get_observations()["policy"]
+    assert obs[1, 23:].abs().sum() == 0, "last_action survived the reset"
+    assert obs[1, :9].abs().max() <= 0.1 + 1e-6
+    assert obs[1, 9:18].abs().sum() == 0
+
+
+def test_image_after_a_reset_in_mid_round_shows_the_new_state(make_env):
+    env = make_env(num_envs=3, cameras=BOTH)
+    env.reset(4)
+    roll(env, 30)
+    env.episode_length_buf[1] = env.max_episode_length - 1
+    env.step(torch.zeros(3, 8))
+    sample = env.capture()
+    fresh = make_env(num_envs=3, cameras=BOTH, seed=5)
+    fresh.set_state(sample.sim_state)
+    again = fresh.capture()
+    assert np.array_equal(again.color, sample.color)
+    assert np.array_equal(again.extrinsics, sample.extrinsics)
+    assert np.array_equal(again.proprio, sample.proprio)
+
+
+def test_wrist_camera_is_rigid_on_the_hand(make_env):
+    env = make_env(cameras=(WRIST,))
+    in_hand = []
+    for _ in range(5):
+        sample = env.capture(render=False)
+        x, y, z, w = sample.ee_rotation[0].astype(np.float64)
+        world_r_hand = np.array([
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ])  # fmt: skip
+        hand = sample.ee_position[0] - 0.1034 * world_r_hand[:, 2]
+        eye = world_r_hand.T @ (sample.extrinsics[0, 0, :3, 3] - hand)
+        view = world_r_hand.T @ sample.extrinsics[0, 0, :3, 2]
+        in_hand.append((eye, view))
+        roll(env, 6)
+    gripper = WRIST.pose  # gripper axes in the hand: x = hand z, y = -hand y, z = hand x
+    expected_eye = (gripper[2, 3], -gripper[1, 3], gripper[0, 3])
+    expected_view = (gripper[2, 2], -gripper[1, 2], gripper[0, 2])
+    for eye, view in in_hand:
+        assert eye == pytest.approx(expected_eye, abs=1e-5)
+        assert view == pytest.approx(expected_view, abs=1e-5)
+
+
+def test_camera_that_looks_at_itself_is_refused():
+    with pytest.raises(ValueError, match="looks at its own eye"):
+        _ = CameraCfg("a", (1, 2, 3), (1, 2, 3)).pose
+    with pytest.raises(ValueError, match="along its own up direction"):
+        _ = CameraCfg("a", (0, 0, 2), (0, 0, 0)).pose
+
+
+def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(make_env):
+    env = make_env(num_envs=16)
+    limits = np.array([2.175] * 4 + [2.61] * 3 + [0.2] * 2, np.float32)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(240):
+        if step % 12 == 0:
+            action = 2 * torch.randn(16, 8, generator=generator)
+        env.step(action)
+        sample = env.capture(render=False)
+        assert (np.abs(sample.joint_vel) <= 1.1 * limits).all()
+        assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041

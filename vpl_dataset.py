@@ -1,0 +1,112 @@
+"""Reads a VPL dataset; vpl_saver.py says what is in it.
+
+python vpl_dataset.py info data/Isaac-Open-Drawer-Franka-v0_sim_franka_20261123_112233
+
+with load_episode("data/.../episode_000") as episode:
+    image, action = episode["color"][t, 0], episode["action"][t]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode, read lazily: `episode["color"][t, c]` reads one frame of one camera."""
+
+    folder: Path
+    h5: h5py.File
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        """The dataset `name` of vpl_saver.SCHEMA; slice it to get an array."""
+        return self.h5[name]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The file's attributes, as Python values."""
+        return {key: value.item() if hasattr(value, "item") else value for key, value in self.h5.attrs.items()}
+
+    @property
+    def camera_names(self) -> list[str]:
+        """In the order of `color`'s second axis."""
+        return list(self.h5["color"].attrs["names"])
+
+    def video(self, camera: int) -> Path:
+        """The MP4 of camera number `camera`."""
+        return self.folder / f"camera_{camera}" / f"{self.folder.name}.mp4"
+
+    def __enter__(self) -> Episode:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.h5.close()
+
+
+def load_episode(folder: str | Path) -> Episode:
+    """Open the episode in `folder` (`.../episode_007`).
+
+    Raises:
+        FileNotFoundError: there is no such episode.
+    """
+    folder = Path(folder)
+    return Episode(folder, h5py.File(folder / f"{folder.name}.h5", "r"))
+
+
+def episode_folders(dataset: str | Path) -> list[Path]:
+    """The whole episodes of a dataset by index, without those in failed/."""
+    return sorted(Path(dataset).glob("episode_*"), key=lambda folder: int(folder.name.split("_")[1]))
+
+
+def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
+    """Open one episode after the other."""
+    for folder in episode_folders(dataset):
+        with load_episode(folder) as episode:
+            yield episode
+
+
+def info(dataset: Path) -> None:
+    """Print a row an episode and the totals."""
+    print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'drawer':>9}{'size':>10}")
+    frames, successes, seconds, size = 0, 0, 0.0, 0
+    for episode in iter_episodes(dataset):
+        attrs, folder_size = episode.attrs, sum(f.stat().st_size for f in episode.folder.rglob("*") if f.is_file())
+        duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
+        print(
+            f"{episode.folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{'yes' if attrs['success'] else 'no':>9}"
+            f"{episode['drawer_pos'][-1]:>7.3f} m{folder_size / 1e6:>7.1f} MB"
+        )
+        frames, successes = frames + attrs["num_frames"], successes + attrs["success"]
+        seconds, size = seconds + duration, size + folder_size
+        last = episode.attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
+    count = len(episode_folders(dataset))
+    height, width = last["shape"][2:4]
+    print(
+        f"\n{count} episodes, {successes} successful ({successes / count:.1%}); {frames} rows, {seconds:.0f} s, ",
+        end="",
+    )
+    print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
+    print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("info", help="a table by episode and the totals", allow_abbrev=False)
+    command.add_argument("dataset", type=Path, help="folder that holds episode_*")
+    args = parser.parse_args(argv)
+    if not episode_folders(args.dataset):
+        parser.error(f"{args.dataset} holds no episode_* folder; give the folder that the collector named")
+    info(args.dataset)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
