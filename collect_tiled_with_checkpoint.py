@@ -25,7 +25,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
-from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, load, resolve, round_seed
+from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve, round_seed
 from vpl_saver import DatasetCfg, SaverError, VPLSaver
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the episodes completed so far are kept", file=sys.stderr)
         return 128 + signal.SIGINT
-    except SaverError as error:
+    except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -94,7 +94,7 @@ def collect(
             if not recording.any():
                 break
         if bar.disable:
-            print(f"round {round_index + 1} of {rounds}: {episode_counts(saver)}", flush=True)
+            print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -188,7 +188,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="the wrist camera's eye in the gripper frame (x along the fingers, y side, z up), m")  # fmt: skip
     add("--wrist_cam_look_offset", type=float, nargs=3, default=(0.25, 0.0, 0.0), metavar=("X", "Y", "Z"),
         help="the point it looks at in the gripper frame, m")  # fmt: skip
-    add("--overview_cam_eye", type=float, nargs=3, default=(-1.3, 0.325, 1.365), metavar=("X", "Y", "Z"),
+    add("--overview_cam_eye", type=float, nargs=3, default=(-1.0, 1.3, 1.35), metavar=("X", "Y", "Z"),
         help="the overview camera's eye in the env frame (x to the cabinet, z up), m")  # fmt: skip
     add("--overview_cam_target", type=float, nargs=3, default=(0.42, 0.0, 0.42), metavar=("X", "Y", "Z"),
         help="the point it looks at in the env frame, m")  # fmt: skip

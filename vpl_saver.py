@@ -20,8 +20,8 @@ that it answered, and that action's reward. SI units, radians; world = the env's
 `--video_interval k` keeps every k-th row and adds the group `full_rate/`: all datasets but `color` and `intrinsics` at
 every control step, and `frame_step` (T,) int64, the control step of each row.
 
-Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback),
-step_dt (s), video_interval, language_instruction, success with success_metric and success_threshold (success is
+Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback
+rate), step_dt (s), video_interval, language_instruction, success with success_metric and success_threshold (success is
 `<success_metric>[-1] >= success_threshold`), terminated (the task ended it), truncated (time-out, or --steps reached).
 
 An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
@@ -363,6 +363,8 @@ class _EpisodeFile:
         self._color.resize(self.num_frames, axis=0)
         for table in self._tables:
             table.flush()
+        if "full_rate" in self.h5:
+            self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
         metric = float(self.h5[cfg.success_metric][-1])
         success = metric >= cfg.success_threshold
         ending = {"success": success, "terminated": terminated, "truncated": truncated}
@@ -430,8 +432,6 @@ class _Table:
     def append(self, step: int, low_dim: dict[str, Any]) -> None:
         if step % self._interval:
             return
-        if self._group.name != "/":
-            low_dim = {**low_dim, "frame_step": np.int64(step)}
         for name, value in low_dim.items():
             self._block.setdefault(name, []).append(value)
         if len(self._block["action"]) == self._block_rows:
@@ -440,7 +440,7 @@ class _Table:
     def flush(self) -> None:
         """Write the rows that wait."""
         for name, rows in self._block.items():
-            block = np.asarray(rows, SCHEMA[name].dtype if name in SCHEMA else np.int64)
+            block = np.asarray(rows, SCHEMA[name].dtype)
             if name not in self._group:
                 chunks = (self._block_rows, *block.shape[1:])
                 self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=chunks)

@@ -134,6 +134,10 @@ class Sample:
     """What `set_state` takes, (N, S) float64."""
 
 
+class SimulatorError(RuntimeError):
+    """A simulator cannot start on this machine; the message is one line that names the remedy."""
+
+
 class DrawerEnv(Protocol):
     """RSL-RL's `VecEnv` that can be photographed. All envs are reset by `step` itself when they are done."""
 

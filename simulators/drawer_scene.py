@@ -274,8 +274,8 @@ def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg]) -> None:
     sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
     sky.rgb1, sky.rgb2 = (0.80, 0.84, 0.88), (0.62, 0.63, 0.63)
     spec.worldbody.add_light(
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -2, 4), dir=(0.45, 0.5, -0.8), diffuse=(0.55, 0.54, 0.51),
-        specular=(0.3, 0.3, 0.3), castshadow=True,
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -2, 4), dir=(0.45, 0.5, -0.8),
+        diffuse=(0.55, 0.54, 0.51), specular=(0.3, 0.3, 0.3), castshadow=True,
     )  # fmt: skip
     for name, rgba, specular, shininess in (
         ("white", (0.93, 0.93, 0.94, 1), 0.4, 0.4),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,14 +19,21 @@ if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
     os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: a context renders in its own thread, our threads scale
 
-import mujoco
-import mujoco.batch
 import numpy as np
 import torch
 
-from simulators import Sample, SimulatorCfg
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits
-from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays
+from simulators import Sample, SimulatorCfg, SimulatorError
+
+_REMEDY = "apt-get install --no-install-recommends libegl1 libgl1-mesa-dri libopengl0, or set MUJOCO_GL=osmesa"
+try:
+    import mujoco
+    import mujoco.batch
+except (ImportError, AttributeError) as error:  # the second is PyOpenGL's answer to a missing libEGL.so
+    gl = os.environ.get("MUJOCO_GL")
+    raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={gl}): {error}; try: {_REMEDY}") from error
+
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
+from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
@@ -157,7 +165,20 @@ class _RenderThreads:
         self._local = threading.local()
         self._start_one_by_one = threading.Lock()
         self._all_here = threading.Barrier(self._threads)
-        self._pool = ThreadPoolExecutor(self._threads, "render", initializer=self._start)
+        self._pool = ThreadPoolExecutor(self._threads, "render")
+        try:
+            self._in_each_thread(self._start)
+        except Exception as error:  # mujoco.FatalError, PyOpenGL's and EGL's own: all mean that nothing can be drawn
+            self._pool.shutdown()
+            raise SimulatorError(f"OpenGL cannot start: {error}; try: {_REMEDY}") from error
+
+    def _in_each_thread(self, task: Callable[[], None]) -> None:
+        def once() -> None:
+            self._all_here.wait()
+            task()
+
+        for future in [self._pool.submit(once) for _ in range(self._threads)]:
+            future.result()
 
     def _start(self) -> None:
         with self._start_one_by_one:  # EGL's display is initialised by the first context
@@ -195,15 +216,8 @@ class _RenderThreads:
         return self._pool.submit(ask).result()
 
     def close(self) -> None:
-        """Each thread frees the context that it owns."""
-
-        def free() -> None:
-            self._all_here.wait()  # one task a thread
-            if hasattr(self._local, "renderer"):
-                self._local.renderer.close()
-
-        for task in [self._pool.submit(free) for _ in range(self._threads)]:
-            task.result()
+        """Free the contexts, each in the thread that owns it."""
+        self._in_each_thread(lambda: self._local.renderer.close())
         self._pool.shutdown()
 
 

@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
 
 import collect_tiled_with_checkpoint as collector
+import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
 
 TASK = "Isaac-Open-Drawer-Franka-v0"

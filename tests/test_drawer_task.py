@@ -21,7 +21,7 @@ from simulators.drawer_task import (
 
 @pytest.fixture
 def grasped() -> DrawerState:
-    """One env: TCP 2 cm before the handle, hand straight at the front, fingers 1 cm above and below, drawer at 0.25 m."""
+    """TCP 2 cm before the handle, hand straight at the front, fingers 1 cm above and below, drawer at 0.25 m."""
     handle = torch.tensor([[0.2, 0.0, 0.7]])
     hand = torch.tensor(
         [[[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]

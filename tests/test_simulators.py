@@ -40,8 +40,8 @@ def test_sample_has_the_promised_shapes(make_env):
     shapes = {field.name: np.shape(getattr(sample, field.name)) for field in fields(sample)}
     assert shapes.pop("sim_state")[0] == 2
     assert shapes == {
-        "color": (2, 2, 120, 160, 3), "proprio": (2, 31), "joint_pos": (2, 9), "joint_vel": (2, 9), "ee_position": (2, 3),
-        "ee_rotation": (2, 4), "drawer_pos": (2,), "extrinsics": (2, 2, 4, 4),
+        "color": (2, 2, 120, 160, 3), "proprio": (2, 31), "joint_pos": (2, 9), "joint_vel": (2, 9),
+        "ee_position": (2, 3), "ee_rotation": (2, 4), "drawer_pos": (2,), "extrinsics": (2, 2, 4, 4),
     }  # fmt: skip
     assert env.capture(render=False).color is None
     assert sample.color.std() > 10, "the images are blank"

@@ -18,7 +18,7 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ class NoiseEnv(VecEnv):
 
     num_envs, num_actions, max_episode_length = NUM_ENVS, NUM_ACTIONS, 5
     device = "cpu"
-    cfg: dict[str, Any] = {}
+    cfg: ClassVar[dict[str, Any]] = {}
 
     def __init__(self) -> None:
         self.episode_length_buf = torch.zeros(NUM_ENVS, dtype=torch.long)

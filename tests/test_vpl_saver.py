@@ -1,0 +1,183 @@
+"""The saver on made-up arrays: what lands on disk, and what is left of a run that fails."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import pytest
+
+import vpl_saver
+from simulators import Sample
+from vpl_dataset import episode_folders, load_episode
+from vpl_saver import LOW_DIM, SCHEMA, DatasetCfg, SaverError, VPLSaver
+
+ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
+SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20}
+
+
+def make_cfg(root: Path, **changes) -> DatasetCfg:
+    settings = dict(
+        root=root, task="Task-v0", simulator="none", num_envs=ENVS, steps=10, step_dt=1 / 60, width=WIDTH, height=HEIGHT,
+        camera_names=("overview", "wrist"), intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
+        joint_names=tuple(f"joint{i}" for i in range(9)), obs_terms={"a": 11, "b": 20}, state_spec="made up", seed=1,
+        success_metric="drawer_pos", success_threshold=0.3, language_instruction="open the drawer",
+    )  # fmt: skip
+    return DatasetCfg(**{**settings, **changes})
+
+
+def make_sample(rng: np.random.Generator, step: int) -> Sample:
+    return Sample(
+        color=rng.integers(0, 255, (ENVS, CAMERAS, HEIGHT, WIDTH, 3), np.uint8),
+        proprio=rng.normal(size=(ENVS, 31)).astype(np.float32),
+        joint_pos=rng.normal(size=(ENVS, 9)).astype(np.float32),
+        joint_vel=rng.normal(size=(ENVS, 9)).astype(np.float32),
+        ee_position=rng.normal(size=(ENVS, 3)).astype(np.float32),
+        ee_rotation=rng.normal(size=(ENVS, 4)).astype(np.float32),
+        drawer_pos=np.float32([0.04 * step, 0.01 * step, 0.04 * step]),
+        extrinsics=rng.normal(size=(ENVS, CAMERAS, 4, 4)),
+        sim_state=rng.normal(size=(ENVS, 20)),
+    )
+
+
+def store_round(saver: VPLSaver, steps: int = 10, round_index: int = 0) -> list[Sample]:
+    """A round in which all envs end at the same step; returns the samples."""
+    rng = np.random.default_rng(round_index)
+    saver.begin_round(round_index)
+    everyone, nobody, samples = np.ones(ENVS, bool), np.zeros(ENVS, bool), []
+    for step in range(steps):
+        sample = make_sample(rng, step)
+        action, target = np.full((ENVS, 8), step, np.float32), np.full((ENVS, 9), step, np.float32)
+        saver.store(sample, action, target, np.full(ENVS, step, np.float32), everyone)
+        samples.append(sample)
+    saver.end_episodes(everyone, nobody, everyone)
+    return samples
+
+
+@pytest.mark.parametrize("steps", [1, 10, 64, 65, 130])
+def test_every_row_lands_on_disk_as_it_was_given(tmp_path, steps):
+    with VPLSaver(make_cfg(tmp_path / "set", steps=steps)) as saver:
+        samples = store_round(saver, steps)
+    for env, folder in enumerate(episode_folders(tmp_path / "set")):
+        with load_episode(folder) as episode:
+            for name in ("color", "proprio", "joint_pos", "ee_rotation", "drawer_pos", "extrinsics", "sim_state"):
+                expected = np.stack([getattr(sample, name)[env] for sample in samples])
+                assert np.array_equal(episode[name][:], expected), name
+            assert episode["action"][:, 0].tolist() == episode["reward"][:].tolist() == list(range(steps))
+            assert episode["timestamps"][:] == pytest.approx(np.arange(steps) / 60)
+
+
+def test_datasets_have_the_shapes_and_dtypes_of_the_schema(tmp_path):
+    with VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        store_round(saver)
+    with load_episode(tmp_path / "set" / "episode_000") as episode:
+        assert set(episode.h5) == set(SCHEMA)
+        for name, column in SCHEMA.items():
+            assert episode[name].dtype == column.dtype, name
+            assert episode[name].shape == tuple({"T": 10, **SIZES}.get(size, size) for size in column.shape), name
+        assert episode["color"].chunks == (1, 1, HEIGHT, WIDTH, 3)
+        assert episode["color"].compression == "gzip"
+        assert episode.camera_names == ["overview", "wrist"]
+        assert json.loads(episode["proprio"].attrs["terms"]) == {"a": [0, 11], "b": [11, 31]}
+        for video in (episode.video(0), episode.video(1)):
+            with av.open(str(video)) as container:
+                stream = container.streams.video[0]
+                size = (stream.frames, stream.width, stream.height)
+                assert (*size, stream.codec_context.name, stream.pix_fmt) == (10, WIDTH, HEIGHT, "h264", "yuv420p")
+                assert stream.average_rate == 60
+            assert video.read_bytes().index(b"moov") < video.read_bytes().index(b"mdat"), "browsers must start at once"
+
+
+def test_envs_may_end_at_different_steps(tmp_path):
+    rng = np.random.default_rng(0)
+    lengths = np.array([3, 10, 6])
+    with VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        saver.begin_round(0)
+        for step in range(10):
+            recording = step < lengths
+            arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
+            saver.store(make_sample(rng, step), *arrays, recording)
+            ended = step == lengths - 1
+            saver.end_episodes(ended, ended & (lengths == 3), ended & (lengths != 3))
+    rows = json.loads((tmp_path / "set" / "metadata.json").read_text())["episodes"]
+    assert [row["num_frames"] for row in rows] == [3, 10, 6]
+    assert [(row["terminated"], row["truncated"]) for row in rows] == [(True, False), (False, True), (False, True)]
+
+
+def test_metadata_repeats_what_the_episodes_say(tmp_path):
+    with VPLSaver(make_cfg(tmp_path / "set", metadata={"arguments": {"seed": 1}})) as saver:
+        for round_index in range(2):
+            store_round(saver, round_index=round_index)
+    metadata = json.loads((tmp_path / "set" / "metadata.json").read_text())
+    assert metadata["arguments"] == {"seed": 1} and metadata["format_version"] == 1
+    assert metadata["num_episodes"] == 6 and metadata["num_successes"] == 4
+    for index, row in enumerate(metadata["episodes"]):
+        with load_episode(tmp_path / "set" / row["path"]) as episode:
+            for name in ("episode_index", "round", "env_index", "num_frames", "success", "terminated", "truncated"):
+                assert episode.attrs[name] == row[name]
+        assert (row["episode_index"], row["round"], row["env_index"]) == (index, index // ENVS, index % ENVS)
+
+
+def test_only_success_puts_the_others_aside(tmp_path):
+    with VPLSaver(make_cfg(tmp_path / "set", only_success=True)) as saver:
+        store_round(saver)
+    assert [folder.name for folder in episode_folders(tmp_path / "set")] == ["episode_000", "episode_002"]
+    assert (tmp_path / "set" / "failed" / "episode_001" / "episode_001.h5").is_file()
+    rows = json.loads((tmp_path / "set" / "metadata.json").read_text())["episodes"]
+    assert [row["path"] for row in rows] == ["episode_000", "failed/episode_001", "episode_002"]
+
+
+def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
+    with pytest.raises(ZeroDivisionError), VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        store_round(saver)
+        saver.begin_round(1)
+        arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
+        saver.store(make_sample(np.random.default_rng(0), 0), *arrays, np.ones(ENVS, bool))
+        raise ZeroDivisionError
+    assert len(episode_folders(tmp_path / "set")) == 3
+    assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
+        "episode_000", "episode_001", "episode_002", "metadata.json",
+    ]  # fmt: skip
+    assert json.loads((tmp_path / "set" / "metadata.json").read_text())["num_episodes"] == 3
+
+
+def test_failing_writer_is_reported_and_nothing_partial_is_published(tmp_path, monkeypatch):
+    def full_disk(*_args) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vpl_saver, "write_video", full_disk)
+    with pytest.raises(SaverError, match="No space left on device"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        store_round(saver)
+    assert episode_folders(tmp_path / "set") == []
+
+
+def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(vpl_saver, "count_frames", lambda _path: 9)
+    with pytest.raises(SaverError, match="holds 9 frames instead of 10"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        store_round(saver)
+    assert episode_folders(tmp_path / "set") == []
+
+
+def test_existing_dataset_is_never_written_into(tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(FileExistsError):
+        VPLSaver(make_cfg(tmp_path / "set"))
+
+
+def test_frames_are_read_by_plain_h5py_without_the_fast_deflate(tmp_path):
+    with VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        samples = store_round(saver)
+    with h5py.File(tmp_path / "set" / "episode_002" / "episode_002.h5") as file:
+        assert np.array_equal(file["color"][4, 1], samples[4].color[2, 1])
+    assert set(LOW_DIM) | {"color", "intrinsics"} == set(SCHEMA)
+
+
+def test_saver_and_reader_never_import_torch_or_a_simulator():
+    heavy = "{'torch', 'mujoco', 'isaaclab'} & set(sys.modules)"
+    code = f"import sys, vpl_saver, vpl_dataset; assert not {heavy}, {heavy}"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(vpl_saver.__file__).parent)
