@@ -188,7 +188,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="the wrist camera's eye in the gripper frame (x along the fingers, y side, z up), m")  # fmt: skip
     add("--wrist_cam_look_offset", type=float, nargs=3, default=(0.25, 0.0, 0.0), metavar=("X", "Y", "Z"),
         help="the point it looks at in the gripper frame, m")  # fmt: skip
-    add("--overview_cam_eye", type=float, nargs=3, default=(-1.0, 1.3, 1.35), metavar=("X", "Y", "Z"),
+    add("--overview_cam_eye", type=float, nargs=3, default=(-0.92, 1.22, 1.28), metavar=("X", "Y", "Z"),
         help="the overview camera's eye in the env frame (x to the cabinet, z up), m")  # fmt: skip
     add("--overview_cam_target", type=float, nargs=3, default=(0.42, 0.0, 0.42), metavar=("X", "Y", "Z"),
         help="the point it looks at in the env frame, m")  # fmt: skip

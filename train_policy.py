@@ -1,6 +1,6 @@
 """Train a policy that opens the drawer: RSL-RL's PPO on an embedded simulator, from nothing to a checkpoint in minutes.
 
-    python train_policy.py --log_dir logs/drawer            # then: --checkpoint logs/drawer/model_199.pt
+    python train_policy.py --log_dir logs/drawer            # then: --checkpoint logs/drawer/model_299.pt
 
 Writes into --log_dir: model_<iteration>.pt (RSL-RL 5 layout), params/agent.yaml, progress.csv, learning_curve.png.
 """
@@ -169,7 +169,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--task", default="Isaac-Open-Drawer-Franka-v0", choices=sorted(TASKS), help="what to learn")
     parser.add_argument("--simulator", default="auto", choices=["auto", *SIMULATORS], help="where to learn it")
     parser.add_argument("--num_envs", type=int, default=512, help="envs simulated side by side")
-    parser.add_argument("--max_iterations", type=int, default=200, help="PPO iterations of num_envs x 48 steps")
+    parser.add_argument("--max_iterations", type=int, default=300, help="PPO iterations of num_envs x 48 steps")
     parser.add_argument("--save_interval", type=int, default=50, help="iterations between two checkpoints")
     parser.add_argument("--seed", type=int, default=42, help="fixes the run")
     parser.add_argument("--device", default="cpu", help="torch device of networks and task")

@@ -17,7 +17,6 @@ from typing import Any
 
 if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe: a context renders in its own thread, our threads scale
 
 import numpy as np
 import torch

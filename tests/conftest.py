@@ -15,7 +15,7 @@ import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test 
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
-OVERVIEW = CameraCfg("overview", (-1.0, 1.3, 1.35), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
+OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
 WRIST = CameraCfg("wrist", (-0.05, 0, 0.08), (0.25, 0, 0), frame="gripper", vertical_fov_deg=40, width=160, height=120)
 BOTH = (OVERVIEW, WRIST)
 
