@@ -216,7 +216,7 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
-        low_dim = {name: getattr(sample, name) for name in LOW_DIM if hasattr(sample, name)}
+        low_dim = {name: array for name, array in vars(sample).items() if name != "color"}
         low_dim |= {"action": action, "joint_pos_target": joint_pos_target, "reward": reward}
         low_dim["timestamps"] = np.full(self.cfg.num_envs, self._step * self.cfg.step_dt)
         self._put(_Step(self._round, self._step, sample.color, low_dim, recording.copy()))
@@ -237,8 +237,11 @@ class VPLSaver:
         for thread in self._threads:
             thread.join()
         shutil.rmtree(self.cfg.root / ".partial", ignore_errors=True)
+        if self._error is None:
+            return self.write_metadata()
+        with suppress(OSError):  # the folder may be what failed
+            self.write_metadata()
         self._raise_error()
-        self.write_metadata()
 
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""

@@ -1,6 +1,6 @@
 """Draw an episode as a strip: a row a camera, time from left to right. Made the README's picture.
 
-    python docs/episode_strip.py data/<dataset>/episode_003 docs/episode.png
+python docs/episode_strip.py data/NAME/episode_003 docs/episode.png
 """
 
 from __future__ import annotations

@@ -54,11 +54,10 @@ def _decimate(link: str, folder: Path) -> None:
         ("white" if link != "finger" else "dark", [p for i, p in enumerate(parts) if i not in dark]),
         (second, [p for i, p in enumerate(parts) if i in dark]),
     ):
+        if link != "finger":
+            group = [part.simplify_quadric_decimation(percent=1 - _KEEP) for part in group]
         if group:
-            mesh: trimesh.Trimesh = trimesh.util.concatenate(group)
-            if link != "finger":
-                mesh = mesh.simplify_quadric_decimation(percent=1 - _KEEP)
-            mesh.export(folder / f"{link}-{material}.stl")
+            trimesh.util.concatenate(group).export(folder / f"{link}-{material}.stl")
 
 
 def _package_folder() -> Path:

@@ -23,8 +23,8 @@ SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20
 
 def make_cfg(root: Path, **changes) -> DatasetCfg:
     settings = dict(
-        root=root, task="Task-v0", simulator="none", num_envs=ENVS, steps=10, step_dt=1 / 60, width=WIDTH, height=HEIGHT,
-        camera_names=("overview", "wrist"), intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
+        root=root, task="Task-v0", simulator="none", num_envs=ENVS, steps=10, step_dt=1 / 60, width=WIDTH,
+        height=HEIGHT, camera_names=("overview", "wrist"), intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
         joint_names=tuple(f"joint{i}" for i in range(9)), obs_terms={"a": 11, "b": 20}, state_spec="made up", seed=1,
         success_metric="drawer_pos", success_threshold=0.3, language_instruction="open the drawer",
     )  # fmt: skip
