@@ -8,7 +8,9 @@ Every episode becomes one MP4 a camera and one HDF5; vpl_saver.py says what is i
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
 import platform
 import shutil
 import signal
@@ -17,6 +19,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import av
 import h5py
@@ -26,29 +29,48 @@ from tqdm import tqdm
 
 from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve, round_seed
-from vpl_saver import DatasetCfg, SaverError, VPLSaver
+from vpl_episode import DatasetCfg, SaverError
+from vpl_saver import VPLSaver
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
 TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
+MAY_DIFFER = {"num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume"}
+"""Flags that change nothing in an episode that is yet to be collected (the checkpoint's content is compared)."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
-        return run(args)
+        return run(args, StopSignal())
     except KeyboardInterrupt:
-        print("interrupted: the episodes completed so far are kept", file=sys.stderr)
+        print("left at once: the episodes published so far are whole", file=sys.stderr)
         return 128 + signal.SIGINT
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def run(args: argparse.Namespace) -> int:
+class StopSignal:
+    """The first Ctrl-C or SIGTERM ends the run after the present step, the second at once."""
+
+    number = 0
+    """The signal that came; 0: none."""
+
+    def __init__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.number = number
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        os.write(2, b"\nstopping: ended episodes are being published; press Ctrl-C again to leave at once\n")
+
+
+def run(args: argparse.Namespace, stop: StopSignal) -> int:
     """Build policy, simulator and saver, collect, and say what came out."""
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
@@ -61,21 +83,28 @@ def run(args: argparse.Namespace) -> int:
         dataset = dataset_cfg(args, env)
         print(f"dataset     {dataset.root}", flush=True)
         start = time.monotonic()
-        with VPLSaver(dataset) as saver, progress_bar(args) as bar:
-            collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, args.seed, bar)
-        print_summary(saver, time.monotonic() - start, len(args.cameras))
-    return 0
+        with VPLSaver(dataset, resume=args.resume is not None) as saver, progress_bar(args) as bar:
+            found = total_frames(saver)
+            collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
+        print_summary(saver, found, time.monotonic() - start)
+    return 128 + stop.number if stop.number else 0
 
 
 def collect(
-    env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, rounds: int, steps: int, seed: int, bar: tqdm
+    env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, rounds: int, steps: int, bar: tqdm, stop: StopSignal
 ) -> None:
-    """Run `rounds` rounds of at most `steps` control steps; store every step of each env's first episode in each."""
+    """Run `rounds` rounds of at most `steps` control steps; store every step of each env's first episode in each.
+
+    Episodes that are on disk already are simulated along, so that the others come out as they would have.
+    """
     for round_index in range(rounds):
-        obs = env.reset(round_seed(seed, round_index))
-        saver.begin_round(round_index)
-        recording = np.ones(env.num_envs, dtype=bool)
+        recording = saver.begin_round(round_index)
+        if not recording.any():
+            continue
+        obs = env.reset(round_seed(saver.cfg.seed, round_index))
         for step in range(steps):
+            if stop.number:
+                return
             with torch.inference_mode():
                 sample = env.capture(
                     render=saver.wants_images
@@ -105,10 +134,10 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
     """The dataset's description; its folder is named by the task and the present second."""
     task = TASKS[args.task]
     name = f"{args.task}_{args.sim_or_real}_{args.robot_name}_{time.strftime('%Y%m%d_%H%M%S')}"
-    cameras = [{**asdict(camera), "intrinsics": camera.intrinsics.tolist()} for camera in args.cameras]
+    workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
     packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return DatasetCfg(
-        root=args.data_root / name,
+        root=args.resume or args.data_root / name,
         task=args.task,
         simulator=args.simulator,
         num_envs=args.num_envs,
@@ -128,12 +157,15 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         video_interval=args.video_interval,
         fps=args.fps,
         only_success=args.only_success,
+        compress=args.compress == "gzip",
+        writer_workers=workers,
+        use_processes=args.writer == "processes" or (args.writer == "auto" and workers > 4),
         metadata={
             "arguments": args.given,
             "checkpoint": {"path": str(args.checkpoint), "sha256": args.policy.sha256, "layout": args.policy.layout,
                            "iteration": args.policy.iteration},
             "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
-            "cameras": cameras,
+            "cameras": camera_rows(args.cameras),
             "conventions": {
                 "units": "m, rad, s", "quaternions": "x, y, z, w", "world": "the env's own origin, at the robot's base",
                 "extrinsics": "camera to world, OpenCV camera axes",
@@ -141,6 +173,11 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
             },
         },
     )  # fmt: skip
+
+
+def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
+    """The cameras as metadata.json has them."""
+    return [{**asdict(camera), "intrinsics": camera.intrinsics.tolist()} for camera in cameras]
 
 
 def progress_bar(args: argparse.Namespace) -> tqdm:
@@ -161,14 +198,19 @@ def episode_counts(saver: VPLSaver) -> str:
     return f"{len(episodes)} episodes, {sum(row['success'] for row in episodes)} successful"
 
 
-def print_summary(saver: VPLSaver, seconds: float, num_cameras: int) -> None:
-    """What was collected, where it is and what to type next."""
-    root, frames = saver.cfg.root, num_cameras * sum(row["num_frames"] for row in saver.episodes)
+def total_frames(saver: VPLSaver) -> int:
+    """Images in the dataset."""
+    return len(saver.cfg.camera_names) * sum(row["num_frames"] for row in saver.episodes)
+
+
+def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
+    """What was collected beside the `found` frames, where it is and what to type next."""
+    root, frames = saver.cfg.root, total_frames(saver)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    rate = np.mean([row["success"] for row in saver.episodes])
+    rate = sum(row["success"] for row in saver.episodes) / max(1, len(saver.episodes))
     print(f"collected   {episode_counts(saver)} ({rate:.1%}), {frames} frames, {size / 1e6:.0f} MB")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
-    print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s; {wait}")
+    print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
     print(f"next        python vpl_dataset.py info {root}")
 
 
@@ -204,7 +246,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", type=int, default=42, help="fixes every episode's start")
     add("--device", default="cpu", help="torch device of task and policy")
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
-    args = parser.parse_args(argv)
+    add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
+    add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes beyond 4 workers")
+    add("--writer_workers", type=int, default=None, help="writers side by side; default: one a core, at most 16")
+    add("--resume", type=Path, default=None, metavar="DATASET",
+        help="complete this dataset with its recorded flags; only --num_episodes may be raised")  # fmt: skip
+    resumed = _recorded(parser, argv)
+    args = parser.parse_args(argv, argparse.Namespace(**resumed.get("arguments", {})))
     args.given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     _check_values(parser, args)
     _check_place(parser, args)
@@ -214,6 +262,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args.cameras = cameras(args)
         task = TASKS[args.task]
         args.policy = load_policy(args.checkpoint, task.num_obs, task.num_actions)
+        if resumed:
+            _check_agreement(parser, args, resumed)
     except CheckpointError as error:
         parser.error(f"--checkpoint: {error}")
     except ValueError as error:
@@ -241,9 +291,44 @@ def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
     return tuple(chosen)
 
 
+def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[str, Any]:
+    """metadata.json of the dataset that --resume names, its arguments as they were parsed; {} without --resume."""
+    dataset = parser.parse_known_args(argv)[0].resume
+    if dataset is None:
+        return {}
+    if not (dataset / "metadata.json").is_file():
+        parser.error(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
+    metadata = json.loads((dataset / "metadata.json").read_text())
+    arguments = metadata["arguments"] | {"simulator": metadata["simulator"]}
+    arguments |= {key: Path(arguments[key]) for key in ("checkpoint", "data_root")}
+    return metadata | {"arguments": arguments}
+
+
+def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, metadata: dict[str, Any]) -> None:
+    """Refuse to resume with anything that would make the missing episodes differ from what they would have been."""
+    recorded = metadata["arguments"]
+    for key in sorted(recorded.keys() - MAY_DIFFER):
+        if jsonable(getattr(args, key)) != jsonable(recorded[key]):
+            parser.error(f"--resume: --{key} is {getattr(args, key)}, the dataset was collected with {recorded[key]}")
+    if args.num_episodes < recorded["num_episodes"]:
+        parser.error(f"--resume: --num_episodes {args.num_episodes} is below the dataset's {recorded['num_episodes']}")
+    if args.policy.sha256 != metadata["checkpoint"]["sha256"]:
+        parser.error(
+            f"--resume: --checkpoint {args.checkpoint} is not the one of the dataset "
+            f"(sha256 {args.policy.sha256[:12]}, recorded {metadata['checkpoint']['sha256'][:12]}); give that one"
+        )
+    if jsonable(camera_rows(args.cameras)) != metadata["cameras"]:
+        parser.error("--resume: this version places the cameras differently; resume with the version that collected")
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as it reads back from JSON."""
+    return json.loads(json.dumps(value, default=str))
+
+
 def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    for flag in ("num_envs", "num_episodes", "steps", "video_interval"):
-        if getattr(args, flag) < 1:
+    for flag in ("num_envs", "num_episodes", "steps", "video_interval", "writer_workers"):
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     for flag in ("width", "height"):
         if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:

@@ -29,6 +29,7 @@ from vpl_saver import VPLSaver
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     torch.set_num_threads(1)
+    never = collector.StopSignal()
     rates: dict[str, list[float]] = {"step and render": [], "collect": []}
     with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
         flags = f"--num_envs {args.num_envs} --num_episodes 1 --steps {args.steps} --enable_wrist_camera"
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
                 job.robot_name = f"repetition{repetition}"
                 start = time.perf_counter()
                 with contextlib.redirect_stdout(io.StringIO()), VPLSaver(collector.dataset_cfg(job, env)) as saver:
-                    collector.collect(env, job.policy, saver, 1, job.steps, job.seed, collector.progress_bar(job))
+                    collector.collect(env, job.policy, saver, 1, job.steps, collector.progress_bar(job), never)
                 rates["collect"].append(frames / (time.perf_counter() - start))
     for name, values in rates.items():
         print(f"{name:<16} {statistics.median(values):7.1f} frames/s  (runs: {', '.join(f'{v:.0f}' for v in values)})")

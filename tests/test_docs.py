@@ -11,7 +11,7 @@ import pytest
 import collect_tiled_with_checkpoint
 import train_policy
 import vpl_dataset
-from vpl_saver import SCHEMA
+from vpl_episode import SCHEMA
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")

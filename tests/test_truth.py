@@ -18,7 +18,7 @@ from checkpoint_policy import load_policy
 from collect_tiled_with_checkpoint import SHIPPED_CHECKPOINT
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
 from vpl_dataset import episode_folders, load_episode
-from vpl_saver import LOW_DIM
+from vpl_episode import LOW_DIM
 
 
 def recorded_cameras(dataset: Path) -> tuple[CameraCfg, ...]:

@@ -12,10 +12,12 @@ import h5py
 import numpy as np
 import pytest
 
+import vpl_episode
 import vpl_saver
 from simulators import Sample
 from vpl_dataset import episode_folders, load_episode
-from vpl_saver import LOW_DIM, SCHEMA, DatasetCfg, SaverError, VPLSaver
+from vpl_episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
+from vpl_saver import VPLSaver
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
 SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20}
@@ -150,14 +152,14 @@ def test_failing_writer_is_reported_and_nothing_partial_is_published(tmp_path, m
     def full_disk(*_args) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(vpl_saver, "write_video", full_disk)
+    monkeypatch.setattr(vpl_episode, "write_mp4", full_disk)
     with pytest.raises(SaverError, match="No space left on device"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []
 
 
 def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(vpl_saver, "count_frames", lambda _path: 9)
+    monkeypatch.setattr(vpl_episode, "count_frames", lambda _path: 9)
     with pytest.raises(SaverError, match="holds 9 frames instead of 10"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []

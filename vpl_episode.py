@@ -1,0 +1,286 @@
+"""One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
+
+episode = EpisodeFile(cfg, encoder, round_index=0, env_index=3)      # in <dataset>/.partial/
+episode.append(step, color, low_dim)
+episode.finish(terminated=False, truncated=True)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+
+from vpl_video import SegmentEncoder, count_frames, write_mp4
+
+deflate: Any
+try:
+    from isal import isal_zlib as deflate  # 5 x zlib's speed at level 1, the same stream format
+except ImportError:
+    deflate = zlib
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset of an episode's HDF5."""
+
+    shape: tuple[str | int, ...]
+    dtype: str
+    meaning: str
+
+
+SCHEMA: dict[str, Column] = {
+    "color": Column(("T", "C", "H", "W", 3), "uint8", "RGB images, lossless; camera names in attribute `names`"),
+    "action": Column(("T", "A"), "float32", "the policy's output at row t, exactly as given to `env.step`"),
+    "joint_pos_target": Column(("T", "J"), "float32", "what that action asks of the joint drives (rad, m)"),
+    "proprio": Column(("T", "O"), "float32", "the observation that the policy saw; its slices in attribute `terms`"),
+    "intrinsics": Column(("C", 3, 3), "float64", "pinhole K in pixels; (0, 0) is the top-left pixel's outer corner"),
+    "extrinsics": Column(("T", "C", 4, 4), "float64", "T_world_cam (camera to world), OpenCV axes: x right, z forward"),
+    "joint_pos": Column(("T", "J"), "float32", "rad (fingers m); order in attribute `names`"),
+    "joint_vel": Column(("T", "J"), "float32", "rad/s (fingers m/s)"),
+    "ee_position": Column(
+        ("T", 3), "float32", "tool centre point, panda_hand + 0.1034 m along z, in the env frame (m)"
+    ),
+    "ee_rotation": Column(("T", 4), "float32", "its unit quaternion x, y, z, w, in the env frame"),
+    "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
+    "reward": Column(("T",), "float32", "the task's reward for row t's action"),
+    "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
+    "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
+}
+LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
+SEGMENT_BYTES = 48 << 20
+"""Frames that may wait for the video encoders, which take a segment of at most 30 frames of a video at a time."""
+ROWS_PER_BLOCK = 64
+"""Rows of the low-dimensional datasets that are written at once, so that memory does not grow with the episode."""
+
+
+class SaverError(RuntimeError):
+    """An episode could not be written; says which and why."""
+
+
+@dataclass(frozen=True)
+class DatasetCfg:
+    """What all episodes of a dataset share."""
+
+    root: Path
+    """The dataset's folder."""
+    task: str
+    simulator: str
+    num_envs: int
+    steps: int
+    """Most control steps of an episode."""
+    step_dt: float
+    width: int
+    height: int
+    camera_names: tuple[str, ...]
+    intrinsics: np.ndarray
+    """(C, 3, 3) float64."""
+    joint_names: tuple[str, ...]
+    obs_terms: Mapping[str, int]
+    state_spec: str
+    seed: int
+    success_metric: str
+    success_threshold: float
+    language_instruction: str
+    video_interval: int = 1
+    fps: float | None = None
+    """Playback rate of the videos; None: real time."""
+    only_success: bool = False
+    compress: bool = True
+    """Deflate `color`; without, its chunks are raw."""
+    writer_workers: int = 2
+    use_processes: bool = False
+    """Writers in processes instead of threads; see vpl_workers.py."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
+
+    @property
+    def segment_frames(self) -> int:
+        """Frames of a video that are encoded at a time; each segment starts with a key frame."""
+        yuv_bytes = self.num_envs * len(self.camera_names) * self.width * self.height * 3 // 2
+        return min(30, max(1, SEGMENT_BYTES // yuv_bytes))
+
+    @property
+    def playback_fps(self) -> Fraction:
+        """Frames a second of the videos."""
+        fps = self.fps or 1 / (self.step_dt * self.video_interval)
+        return Fraction(fps).limit_denominator(1001)
+
+
+class EpisodeFile:
+    """One episode being written, in .partial/."""
+
+    def __init__(self, cfg: DatasetCfg, encoder: SegmentEncoder, round_index: int, env_index: int) -> None:
+        self.cfg = cfg
+        self.index = round_index * cfg.num_envs + env_index
+        self.name = f"episode_{self.index:03d}"
+        self.folder = cfg.root / ".partial" / self.name
+        self.num_frames = 0
+        self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
+        self._encoder = encoder
+        self._segments: list[list[av.VideoFrame]] = [[] for _ in cfg.camera_names]
+        for camera in range(len(cfg.camera_names)):
+            self._packets(camera).parent.mkdir(parents=True)
+        # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
+        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
+        image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
+        filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
+        self._color = self.h5.create_dataset(
+            "color", (0, *image), "u1", maxshape=(None, *image), chunks=(1, 1, *image[1:]), **filters
+        )
+        self.h5["intrinsics"] = cfg.intrinsics
+        self._tables = [_Table(self.h5, cfg, cfg.video_interval)]
+        if cfg.video_interval > 1:
+            self._tables.append(_Table(self.h5.create_group("full_rate"), cfg, 1))
+
+    def append(self, step: int, color: np.ndarray | None, low_dim: dict[str, np.ndarray]) -> None:
+        """Store control step `step`; `color` (C, H, W, 3) is needed where it is a row."""
+        for table in self._tables:
+            table.append(step, low_dim)
+        if step % self.cfg.video_interval:
+            return
+        if color is None:
+            raise ValueError(f"{self.name}: step {step} is a row and has no images")
+        if self.num_frames == len(self._color):
+            self._color.resize(self.num_frames + ROWS_PER_BLOCK, axis=0)
+        for camera, image in enumerate(color):
+            chunk = deflate.compress(image, 1) if self.cfg.compress else image
+            self._color.id.write_direct_chunk((self.num_frames, camera, 0, 0, 0), chunk)
+            self._segments[camera].append(self._encoder.to_yuv(image))
+        self.num_frames += 1
+        if len(self._segments[0]) == self.cfg.segment_frames:
+            self._encode_segments()
+
+    def finish(self, terminated: bool, truncated: bool) -> bool:
+        """Complete, close, check and flush the episode's files; returns whether it is a success."""
+        cfg = self.cfg
+        self._color.resize(self.num_frames, axis=0)
+        for table in self._tables:
+            table.flush()
+        if "full_rate" in self.h5:
+            self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
+        success = bool(self.h5[cfg.success_metric][-1] >= cfg.success_threshold)
+        self.h5.attrs.update(
+            format_version=FORMAT_VERSION, task=cfg.task, simulator=cfg.simulator, **self._identity, seed=cfg.seed,
+            num_frames=self.num_frames, fps=float(cfg.playback_fps), step_dt=cfg.step_dt,
+            video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, success=success,
+            terminated=terminated, truncated=truncated, success_metric=cfg.success_metric,
+            success_threshold=cfg.success_threshold,
+        )  # fmt: skip
+        self._describe_columns()
+        self._check_rows()
+        self.h5.close()
+        self._write_videos()
+        for folder, _, files in os.walk(self.folder, topdown=False):
+            for file in files:
+                fsync(Path(folder, file))
+            fsync(Path(folder))
+        return success
+
+    def _describe_columns(self) -> None:
+        cfg = self.cfg
+        ends = np.cumsum(list(cfg.obs_terms.values())).tolist()
+        terms = {name: [end - width, end] for (name, width), end in zip(cfg.obs_terms.items(), ends, strict=True)}
+        self._color.attrs["names"] = list(cfg.camera_names)
+        for group in [self.h5, self.h5["full_rate"]] if "full_rate" in self.h5 else [self.h5]:
+            for name in ("joint_pos", "joint_vel", "joint_pos_target"):
+                group[name].attrs["names"] = list(cfg.joint_names)
+            group["proprio"].attrs["terms"] = json.dumps(terms)
+            group["ee_rotation"].attrs["order"] = "xyzw"
+            group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
+            group["sim_state"].attrs["spec"] = cfg.state_spec
+
+    def _check_rows(self) -> None:
+        """Every dataset is as long as it must be and every image was stored."""
+        wrong = {name: len(self.h5[name]) for name in LOW_DIM if len(self.h5[name]) != self.num_frames}
+        stored = self._color.id.get_num_chunks()
+        if wrong or stored != self.num_frames * len(self.cfg.camera_names):
+            raise SaverError(f"{self.name} holds {stored} images and {wrong} rows for {self.num_frames} frames")
+
+    def _packets(self, camera: int) -> Path:
+        return self.folder / f"camera_{camera}" / f"{self.name}.h264"
+
+    def _encode_segments(self) -> None:
+        for camera, segment in enumerate(self._segments):
+            with open(self._packets(camera), "ab") as file:
+                file.writelines(self._encoder.encode(segment))
+            segment.clear()
+
+    def _write_videos(self) -> None:
+        self._encode_segments()
+        for camera in range(len(self.cfg.camera_names)):
+            packets = self._packets(camera)
+            mp4 = packets.with_suffix(".mp4")
+            write_mp4(packets, mp4, self.cfg.playback_fps)
+            packets.unlink()
+            if (frames := count_frames(mp4)) != self.num_frames:
+                raise SaverError(f"{mp4.name} of camera {camera} holds {frames} frames instead of {self.num_frames}")
+
+
+class _Table:
+    """The low-dimensional datasets of a group, of which every `interval`-th control step is a row."""
+
+    def __init__(self, group: h5py.Group, cfg: DatasetCfg, interval: int) -> None:
+        self._group, self._interval = group, interval
+        self._block_rows = min(ROWS_PER_BLOCK, -(-cfg.steps // interval))
+        self._block: dict[str, list[np.ndarray]] = {}
+
+    def append(self, step: int, low_dim: dict[str, np.ndarray]) -> None:
+        if step % self._interval:
+            return
+        for name, value in low_dim.items():
+            self._block.setdefault(name, []).append(value)
+        if len(self._block["action"]) == self._block_rows:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        for name, rows in self._block.items():
+            block = np.asarray(rows, SCHEMA[name].dtype)
+            if name not in self._group:
+                chunks = (self._block_rows, *block.shape[1:])
+                self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=chunks)
+                continue
+            dataset = self._group[name]
+            dataset.resize(len(dataset) + len(block), axis=0)
+            dataset[-len(block) :] = block
+        self._block = {}
+
+
+def all_episode_folders(root: Path) -> list[Path]:
+    """Every whole episode of a dataset, also those in failed/, by index."""
+    folders = [*root.glob("episode_*"), *root.glob("failed/episode_*")]
+    return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
+
+
+def read_row(folder: Path, root: Path) -> dict[str, Any]:
+    """An episode's row of metadata.json, from its HDF5."""
+    names = ("episode_index", "round", "env_index", "num_frames", "success", "terminated", "truncated")
+    with h5py.File(folder / f"{folder.name}.h5") as file:
+        metric = file.attrs["success_metric"]
+        final = round(float(file[metric][-1]), 4)
+        return {
+            **{name: file.attrs[name].item() for name in names},
+            f"final_{metric}": final,
+            "path": str(folder.relative_to(root)),
+        }
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

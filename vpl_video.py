@@ -1,0 +1,80 @@
+"""H.264 videos of many streams at once from one encoder: images in, MP4s out.
+
+    encoder = SegmentEncoder(320, 240, Fraction(60))
+    packets = encoder.encode([encoder.to_yuv(image) for image in images])   # begins with a key frame
+    with open("a.h264", "ab") as file: file.writelines(packets)
+    write_mp4(Path("a.h264"), Path("a.mp4"), Fraction(60))
+
+An open x264 context takes some 3 MB, so a context a stream would be gigabytes for a thousand cameras, and encoding an
+episode after its end would inflate every stored frame once more. Instead each segment of a few frames starts with a
+key frame and refers to nothing before it, so that one context encodes the segments of any number of videos in turn.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+
+
+class SegmentEncoder:
+    """x264 ultrafast, crf 18, yuv420p in BT.709; not for use by several threads."""
+
+    def __init__(self, width: int, height: int, fps: Fraction) -> None:
+        """Open the encoder for images of `width` x `height` px, both even."""
+        self._reformatter = VideoReformatter()  # shared: it holds the scaler's tables
+        self._codec = av.CodecContext.create("libx264", "w")
+        self._codec.width, self._codec.height, self._codec.pix_fmt = width, height, "yuv420p"
+        self._codec.framerate, self._codec.time_base = fps, 1 / fps
+        self._codec.thread_count = 1
+        self._codec.colorspace, self._codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+        self._codec.color_primaries, self._codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        # zerolatency: a packet comes out for each frame that goes in; forced-idr: no reference beyond a key frame
+        self._codec.options = {
+            "preset": "ultrafast",
+            "tune": "zerolatency",
+            "crf": "18",
+            "g": "1000",
+            "forced-idr": "1",
+        }
+        self._pts = 0
+
+    def to_yuv(self, image: np.ndarray) -> av.VideoFrame:
+        """Convert an RGB image (H, W, 3) uint8; half its size."""
+        return self._reformatter.reformat(
+            av.VideoFrame.from_ndarray(image, format="rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )  # fmt: skip
+
+    def encode(self, segment: list[av.VideoFrame]) -> list[bytes]:
+        """Encode frames of one video that follow each other; one packet (Annex B) a frame, the first a key frame."""
+        packets = []
+        for i, frame in enumerate(segment):
+            frame.pict_type = PictureType.NONE if i else PictureType.I
+            frame.pts, self._pts = self._pts, self._pts + 1
+            packets += [bytes(packet) for packet in self._codec.encode(frame)]
+        return packets
+
+
+def write_mp4(packets: Path, mp4: Path, fps: Fraction) -> None:
+    """Wrap an Annex B file as MP4, its index up front so that players start at once."""
+    with (
+        av.open(str(packets), format="h264", options={"framerate": f"{fps.numerator}/{fps.denominator}"}) as source,
+        av.open(str(mp4), "w", options={"movflags": "+faststart"}) as target,
+    ):
+        stream = target.add_stream_from_template(source.streams.video[0])
+        stream.time_base = 1 / fps
+        for i, packet in enumerate(p for p in source.demux(video=0) if p.size):
+            packet.stream = stream
+            packet.time_base, packet.pts, packet.dts, packet.duration = 1 / fps, i, i, 1
+            target.mux(packet)
+
+
+def count_frames(mp4: Path) -> int:
+    """Frames of a video, by its packets."""
+    with av.open(str(mp4)) as container:
+        return sum(1 for packet in container.demux(video=0) if packet.size)

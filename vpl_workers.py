@@ -1,0 +1,265 @@
+"""A bounded pool of threads or processes that handle batches of frames; knows nothing of what they do with them.
+
+    pool = WriterPool(make_handler, workers=2, use_processes=False, slots=4, frame_bytes=0)
+    pool.submit([item_0, item_1], frames)      # an item a worker; waits while the pool is full
+    pool.close()
+
+Threads share the arrays. Processes read them from a ring of shared memory, into which `submit` copies; they go around
+the GIL and HDF5's global lock, which bind from about four workers on (5 to 7 thousand frames a second in one process).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.shared_memory import SharedMemory
+from typing import Any, NoReturn, Protocol
+
+import numpy as np
+
+
+class WorkerError(RuntimeError):
+    """A worker failed or died; the message says how."""
+
+
+class Handler(Protocol):
+    """What a worker does; made in the worker."""
+
+    def handle(self, item: Any, frames: np.ndarray | None) -> list[Any]:
+        """Work on an item; returns results for the stepping thread. An exception ends the pool's work."""
+
+    def abandon(self) -> None:
+        """Let go of what is unfinished."""
+
+
+MakeHandler = Callable[[int], Handler]
+"""Given the worker's index; picklable if processes are used."""
+
+
+class WriterPool:
+    """Hands items to all workers and gathers their results."""
+
+    def __init__(
+        self, make_handler: MakeHandler, workers: int, use_processes: bool, slots: int, frame_bytes: int
+    ) -> None:
+        """Start the workers.
+
+        Args:
+            make_handler: makes a worker's handler, in the worker.
+            workers: how many.
+            use_processes: processes with shared memory instead of threads.
+            slots: items that may wait.
+            frame_bytes: size of the largest `frames`.
+        """
+        self.wait_s = 0.0
+        """Seconds that `submit` waited for a worker."""
+        make = _Processes if use_processes else _Threads
+        self._workers: _Threads | _Processes = make(make_handler, workers, slots, frame_bytes)
+
+    def submit(self, items: Sequence[Any], frames: np.ndarray | None = None) -> list[Any]:
+        """Hand over an item a worker, waiting while the pool is full; returns the workers' results since the last call.
+
+        Raises:
+            WorkerError: a worker failed or died.
+        """
+        start = time.monotonic()
+        self._workers.wait_for_slot()
+        self.wait_s += time.monotonic() - start
+        return self._workers.submit(items, frames)
+
+    def close(self) -> list[Any]:
+        """Wait until all items are handled and end the workers; returns the remaining results.
+
+        Raises:
+            WorkerError: a worker failed or died.
+        """
+        try:
+            return self._workers.finish()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End the workers without waiting for the items that they have not begun."""
+        self._workers.stop()
+
+
+class _Threads:
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: int) -> None:
+        self._free = threading.Semaphore(slots)
+        self._queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(workers)]
+        self._results: queue.SimpleQueue = queue.SimpleQueue()
+        self._error: Exception | None = None
+        self._stopped = False
+        self._threads = [
+            threading.Thread(target=self._work, args=(make_handler, i, q), name=f"writer-{i}")
+            for i, q in enumerate(self._queues)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for_slot(self) -> None:
+        self._raise_error()
+        self._free.acquire()
+
+    def submit(self, items: Sequence[Any], frames: np.ndarray | None) -> list[Any]:
+        self._raise_error()
+        pending = _CountDown(len(self._queues), self._free)
+        for q, item in zip(self._queues, items, strict=True):
+            q.put((item, frames, pending))
+        return self._drain()
+
+    def finish(self) -> list[Any]:
+        for q in self._queues:
+            q.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._raise_error()
+        return self._drain()
+
+    def stop(self) -> None:
+        self._stopped = True
+        for q in self._queues:
+            q.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, make_handler: MakeHandler, index: int, items: queue.SimpleQueue) -> None:
+        handler = make_handler(index)
+        while (entry := items.get()) is not None:
+            item, frames, pending = entry
+            if self._error is None and not self._stopped:
+                try:
+                    for result in handler.handle(item, frames):
+                        self._results.put(result)
+                except Exception as error:  # raised again in the stepping thread
+                    self._error = error
+            del entry, item, frames  # or the last batch would stay in memory until the next comes
+            pending.count()
+        handler.abandon()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise WorkerError(str(self._error) or repr(self._error)) from self._error
+
+    def _drain(self) -> list[Any]:
+        return [self._results.get() for _ in range(self._results.qsize())]
+
+
+class _CountDown:
+    """Frees a slot when the last worker is done with it."""
+
+    def __init__(self, count: int, free: threading.Semaphore) -> None:
+        self._count, self._free, self._lock = count, free, threading.Lock()
+
+    def count(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._free.release()
+
+
+class _Processes:
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: int) -> None:
+        context = multiprocessing.get_context("spawn")  # fork is unsafe once OpenGL, CUDA or threads have started
+        self._memory = SharedMemory(create=True, size=max(1, slots * frame_bytes))
+        self._frame_bytes = frame_bytes
+        self._users = [0] * slots
+        """How many workers have yet to finish with each slot."""
+        self._slot = 0
+        self._results: list[Any] = []
+        self._pipes: list[Connection] = []
+        self._processes = []
+        for index in range(workers):
+            ours, theirs = context.Pipe()
+            arguments = (make_handler, index, theirs, self._memory.name, frame_bytes)
+            process = context.Process(target=_process_main, args=arguments, name=f"writer-{index}", daemon=True)
+            process.start()
+            theirs.close()  # so that its death is the end of our pipe
+            self._pipes.append(ours)
+            self._processes.append(process)
+
+    def wait_for_slot(self) -> None:
+        self._receive(timeout=0)
+        while 0 not in self._users:
+            self._receive(timeout=None)
+        self._slot = self._users.index(0)
+
+    def submit(self, items: Sequence[Any], frames: np.ndarray | None) -> list[Any]:
+        shape = None
+        if frames is not None:
+            shape = frames.shape
+            start = self._slot * self._frame_bytes
+            np.ndarray(shape, frames.dtype, self._memory.buf, start)[:] = frames
+        self._users[self._slot] = len(self._pipes)
+        for index, item in enumerate(items):
+            self._send(index, (self._slot, item, shape))
+        results, self._results = self._results, []
+        return results
+
+    def finish(self) -> list[Any]:
+        while any(self._users):
+            self._receive(timeout=None)
+        return self._results
+
+    def stop(self) -> None:
+        for pipe in self._pipes:
+            pipe.close()  # a worker takes it as the end
+        for process in self._processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._memory.close()
+        self._memory.unlink()
+
+    def _send(self, index: int, message: tuple) -> None:
+        try:
+            self._pipes[index].send(message)
+        except OSError:
+            self._report_death(index)
+
+    def _receive(self, timeout: float | None) -> None:
+        for pipe in wait(self._pipes, timeout):
+            index = self._pipes.index(pipe)  # type: ignore[arg-type]
+            try:
+                kind, value = self._pipes[index].recv()
+            except (EOFError, OSError):
+                self._report_death(index)
+            if kind == "error":
+                raise WorkerError(value)
+            if kind == "result":
+                self._results.append(value)
+            else:
+                self._users[value] -= 1
+
+    def _report_death(self, index: int) -> NoReturn:
+        process = self._processes[index]
+        process.join(timeout=5)
+        code = process.exitcode
+        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        raise WorkerError(f"writer process {index} {how}")
+
+
+def _process_main(make_handler: MakeHandler, index: int, pipe: Connection, memory_name: str, frame_bytes: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stepping process decides
+    handler = make_handler(index)
+    memory = SharedMemory(memory_name)
+    try:
+        while True:
+            slot, item, shape = pipe.recv()
+            frames = None if shape is None else np.ndarray(shape, np.uint8, memory.buf, slot * frame_bytes)
+            for result in handler.handle(item, frames):
+                pipe.send(("result", result))
+            del frames
+            pipe.send(("free", slot))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the stepping process closed the pipe, or is gone
+    except Exception as error:  # raised again in the stepping process
+        pipe.send(("error", str(error) or repr(error)))
+    finally:
+        handler.abandon()
