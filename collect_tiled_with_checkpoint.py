@@ -216,7 +216,10 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Help, allow_abbrev=False)
+    # usage suppressed: bad input gets one line
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
+    )
     add = parser.add_argument
     add("--task", default="Isaac-Open-Drawer-Franka-v0", help="registered task")
     add("--simulator", default="auto", help=f"auto, {', '.join(SIMULATORS)}; auto: the first that is installed")

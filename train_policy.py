@@ -165,7 +165,12 @@ def write_history(history: list[Progress], log_dir: Path) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage=argparse.SUPPRESS,
+    )
     parser.add_argument("--task", default="Isaac-Open-Drawer-Franka-v0", choices=sorted(TASKS), help="what to learn")
     parser.add_argument("--simulator", default="auto", choices=["auto", *SIMULATORS], help="where to learn it")
     parser.add_argument("--num_envs", type=int, default=512, help="envs simulated side by side")

@@ -97,7 +97,12 @@ def info(dataset: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        usage=argparse.SUPPRESS,
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("info", help="a table by episode and the totals", allow_abbrev=False)
     command.add_argument("dataset", type=Path, help="folder that holds episode_*")

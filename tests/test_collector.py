@@ -88,7 +88,7 @@ def test_bad_input_gets_one_line_and_exit_code_2_before_anything_is_written(
     data_root = tmp_path / "data"
     with pytest.raises(SystemExit) as refusal:
         collector.main(["--data_root", str(data_root), *flags.format(**bad_checkpoints).split()])
-    error = capsys.readouterr().err.strip().splitlines()[-1]
+    (error,) = capsys.readouterr().err.strip().splitlines()
     assert refusal.value.code == 2
     assert all(word in error for word in words), error
     assert not data_root.exists()
@@ -144,7 +144,7 @@ def test_scripts_run_from_any_folder_without_being_installed(tmp_path):
         clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         command = [sys.executable, str(PROJECT / script), "--help"]
         result = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=True)
-        assert "usage" in result.stdout
+        assert f"python {script}" in result.stdout and "--help" in result.stdout
 
 
 def test_nothing_imports_a_script_and_only_simulators_know_mujoco():

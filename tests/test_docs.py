@@ -65,6 +65,7 @@ def test_commands_in_the_documents_parse(document, monkeypatch, tmp_path):
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
     monkeypatch.setattr(collect_tiled_with_checkpoint, "load_policy", lambda *_: None)
+    monkeypatch.setattr(collect_tiled_with_checkpoint, "_recorded", lambda *_: {})
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(vpl_dataset, "info", stop)
     monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])

@@ -1,0 +1,168 @@
+"""What is left of a run that was killed, and that --resume makes of it what an uninterrupted run would have made."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import collect_dataset
+
+import collect_tiled_with_checkpoint as collector
+from vpl_dataset import episode_folders, load_episode
+from vpl_episode import SCHEMA
+
+PROJECT = Path(collector.__file__).parent
+FLAGS = "--num_envs 3 --num_episodes 3 --steps 12 --enable_wrist_camera --width 64 --height 48".split()
+
+
+def start_run(data_root: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, str(PROJECT / "collect_tiled_with_checkpoint.py"), "--data_root", str(data_root)]
+    return subprocess.Popen([*command, *FLAGS, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def children(pid: int) -> list[int]:
+    """The writer processes of a run."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def assert_same_content(dataset: Path, reference: Path) -> None:
+    names = [folder.name for folder in episode_folders(reference)]
+    assert [folder.name for folder in episode_folders(dataset)] == names
+    for name in names:
+        with h5py.File(dataset / name / f"{name}.h5") as one, h5py.File(reference / name / f"{name}.h5") as two:
+            for column in SCHEMA:
+                assert np.array_equal(one[column][:], two[column][:]), (name, column)
+    assert not (dataset / ".partial").exists()
+    rows = [json.loads((root / "metadata.json").read_text())["episodes"] for root in (dataset, reference)]
+    assert rows[0] == rows[1]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return collect_dataset(tmp_path_factory.mktemp("reference"), *FLAGS)
+
+
+@pytest.mark.parametrize("trial", range(3))
+def test_killed_run_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
+    process = start_run(tmp_path)
+    wait_for("*/.partial/episode_*", tmp_path, process)
+    time.sleep(random.Random(trial).uniform(0, 2))
+    process.kill()
+    process.communicate()
+    (dataset,) = tmp_path.iterdir()
+    for folder in episode_folders(dataset):
+        with load_episode(folder) as episode:
+            assert len(episode["color"]) == len(episode["action"]) == 12
+    assert collector.main(["--resume", str(dataset)]) == 0
+    assert_same_content(dataset, reference)
+
+
+def test_killed_writer_process_is_reported_and_leaves_no_orphan(tmp_path, reference):
+    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    wait_for("*/episode_000", tmp_path, process)
+    writers = children(process.pid)
+    assert len(writers) == 2
+    os.kill(writers[1], signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "writer process 1 was killed by SIGKILL" in error and "Traceback" not in error
+    assert not any(Path(f"/proc/{writer}").exists() for writer in writers)
+    (dataset,) = tmp_path.iterdir()
+    assert collector.main(["--resume", str(dataset)]) == 0
+    assert_same_content(dataset, reference)
+
+
+def test_writer_processes_end_with_a_killed_run(tmp_path):
+    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    wait_for("*/episode_000", tmp_path, process)
+    writers = children(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{writer}").exists() for writer in writers):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_processes_write_the_same_as_threads(tmp_path, reference):
+    dataset = collect_dataset(tmp_path, *FLAGS, "--writer", "processes", "--writer_workers", "2")
+    assert_same_content(dataset, reference)
+
+
+def test_second_interrupt_leaves_at_once_and_keeps_whole_episodes(tmp_path):
+    process = start_run(tmp_path, "--num_episodes", "1000")
+    wait_for("*/episode_002", tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error
+    (dataset,) = tmp_path.iterdir()
+    assert len(episode_folders(dataset)) >= 3
+    for folder in episode_folders(dataset):
+        with load_episode(folder) as episode:
+            assert len(episode["color"]) == 12
+
+
+def test_more_episodes_may_be_asked_for(tmp_path, reference):
+    dataset = collect_dataset(tmp_path, *FLAGS, "--num_episodes", "1")
+    assert len(episode_folders(dataset)) == 3
+    assert collector.main(["--resume", str(dataset), "--num_episodes", "3"]) == 0
+    assert_same_content(dataset, reference)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--steps 13", ["--steps", "13", "12"]),
+        ("--seed 1", ["--seed", "1", "42"]),
+        ("--enable_top_camera", ["--enable_top_camera"]),
+        ("--num_episodes 2", ["--num_episodes", "2", "3"]),
+        (f"--checkpoint {PROJECT / 'tests/checkpoints/rsl_rl_5.5.1_plain.pt'}", ["--checkpoint", "sha256"]),
+        ("--task Isaac-Open-Drawer-Franka-Play-v0", ["--task", "Play"]),
+        ("--compress none", ["--compress"]),
+    ],
+)
+def test_resuming_with_anything_else_is_refused_by_name(reference, flags, words, capsys):
+    before = (reference / "metadata.json").read_bytes()
+    with pytest.raises(SystemExit) as refusal:
+        collector.main(["--resume", str(reference), *flags.split()])
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert refusal.value.code == 2 and "--resume" in error
+    assert all(word in error for word in words), error
+    assert (reference / "metadata.json").read_bytes() == before
+
+
+def test_folder_without_a_dataset_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        collector.main(["--resume", str(tmp_path)])
+    assert "holds no metadata.json" in capsys.readouterr().err
+
+
+def test_dataset_that_another_process_writes_into_is_refused(tmp_path, reference, capsys):
+    process = start_run(tmp_path, "--num_episodes", "1000")
+    wait_for("*/metadata.json", tmp_path, process)
+    (dataset,) = tmp_path.iterdir()
+    assert collector.main(["--resume", str(dataset)]) == 1
+    assert "another process writes into" in capsys.readouterr().err
+    process.kill()
+    process.communicate()
