@@ -191,10 +191,22 @@ class _Actor:
     yaml_section: str
 
 
+def _is_state_dict(value: Any) -> bool:
+    """Whether it maps names to plain tensors of real numbers; normalizers also count in integers."""
+    return isinstance(value, dict) and all(
+        isinstance(key, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and tensor.device.type == "cpu"
+        and not tensor.is_complex()
+        for key, tensor in value.items()
+    )
+
+
 def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     keys = list(checkpoint) if isinstance(checkpoint, dict) else []
     section = next((key for key in _LAYOUTS if key in keys), None)
-    if section is None or "iter" not in keys or not isinstance(checkpoint[section], dict):
+    if section is None or not isinstance(checkpoint.get("iter"), int) or not _is_state_dict(checkpoint[section]):
         found = f"a {type(checkpoint).__name__} with the keys {keys[:8]}"
         expected = "iter and model_state_dict (rsl-rl 2, 3) or actor_state_dict (rsl-rl 4, 5)"
         raise CheckpointError(f"{path}: holds {found}, expected {expected}; give the model_*.pt of an RSL-RL run")
@@ -216,7 +228,7 @@ def _find_actor(path: Path, checkpoint: Any) -> _Actor:
 
     if section == "actor_state_dict":
         layout = "rsl-rl 4.x" if "std" in state or "log_std" in state else "rsl-rl 5.x"
-    elif "obs_norm_state_dict" in keys:
+    elif "obs_norm_state_dict" in keys and _is_state_dict(checkpoint["obs_norm_state_dict"]):
         layout, statistics = "rsl-rl 2.x", checkpoint["obs_norm_state_dict"]
     else:
         layout = "rsl-rl 3.x" if any("obs_normalizer." in key for key in state) else "rsl-rl 2.x or 3.x"

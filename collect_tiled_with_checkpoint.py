@@ -12,6 +12,8 @@ import json
 import math
 import os
 import platform
+import re
+import resource
 import shutil
 import signal
 import sys
@@ -72,6 +74,8 @@ class StopSignal:
 
 def run(args: argparse.Namespace, stop: StopSignal) -> int:
     """Build policy, simulator and saver, collect, and say what came out."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # an open HDF5 an env
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
     print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
@@ -130,14 +134,20 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
+def new_folder(data_root: Path, name: str) -> Path:
+    """A folder that does not exist, named by the present second; a second run of this second waits for the next."""
+    while (folder := data_root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}").exists():
+        time.sleep(0.1)
+    return folder
+
+
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
-    """The dataset's description; its folder is named by the task and the present second."""
+    """The dataset's description."""
     task = TASKS[args.task]
-    name = f"{args.task}_{args.sim_or_real}_{args.robot_name}_{time.strftime('%Y%m%d_%H%M%S')}"
     workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
     packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return DatasetCfg(
-        root=args.resume or args.data_root / name,
+        root=args.resume or new_folder(args.data_root, f"{args.task}_{args.sim_or_real}_{args.robot_name}"),
         task=args.task,
         simulator=args.simulator,
         num_envs=args.num_envs,
@@ -162,8 +172,7 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         use_processes=args.writer == "processes" or (args.writer == "auto" and workers > 4),
         metadata={
             "arguments": args.given,
-            "checkpoint": {"path": str(args.checkpoint), "sha256": args.policy.sha256, "layout": args.policy.layout,
-                           "iteration": args.policy.iteration},
+            "checkpoint": checkpoint_row(args.checkpoint, args.policy),
             "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
             "cameras": camera_rows(args.cameras),
             "conventions": {
@@ -173,6 +182,12 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
             },
         },
     )  # fmt: skip
+
+
+def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
+    """The policy as metadata.json has it; activation and clip_actions come from agent.yaml beside it."""
+    names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions")
+    return {"path": str(path), **{name: getattr(policy, name) for name in names}}
 
 
 def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
@@ -315,11 +330,12 @@ def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, 
             parser.error(f"--resume: --{key} is {getattr(args, key)}, the dataset was collected with {recorded[key]}")
     if args.num_episodes < recorded["num_episodes"]:
         parser.error(f"--resume: --num_episodes {args.num_episodes} is below the dataset's {recorded['num_episodes']}")
-    if args.policy.sha256 != metadata["checkpoint"]["sha256"]:
-        parser.error(
-            f"--resume: --checkpoint {args.checkpoint} is not the one of the dataset "
-            f"(sha256 {args.policy.sha256[:12]}, recorded {metadata['checkpoint']['sha256'][:12]}); give that one"
-        )
+    for key, value in checkpoint_row(args.checkpoint, args.policy).items():
+        if key != "path" and value != metadata["checkpoint"][key]:
+            parser.error(
+                f"--resume: --checkpoint {args.checkpoint} is not the dataset's: its {key} is {value}, "
+                f"recorded is {metadata['checkpoint'][key]}; give that one"
+            )
     if jsonable(camera_rows(args.cameras)) != metadata["cameras"]:
         parser.error("--resume: this version places the cameras differently; resume with the version that collected")
 
@@ -339,31 +355,40 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
         if not all(map(math.isfinite, getattr(args, flag))):
             parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")
-    for flag in ("env_spacing", "fps"):
-        value = getattr(args, flag)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            parser.error(f"--{flag} must be above 0, got {value}")
+    if not (math.isfinite(args.env_spacing) and args.env_spacing > 0):
+        parser.error(f"--env_spacing must be above 0, got {args.env_spacing}")
+    if args.fps is not None and not 0.1 <= args.fps <= 1000:
+        parser.error(f"--fps must be from 0.1 to 1000, got {args.fps}")
     for flag in ("robot_name", "sim_or_real"):
-        if not getattr(args, flag) or set(getattr(args, flag)) & set("/\\\0 "):
-            parser.error(f"--{flag} becomes part of a folder's name, got '{getattr(args, flag)}'")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, got {args.seed}")
+        if not re.fullmatch(r"[\w.+-]{1,64}", getattr(args, flag)):
+            parser.error(f"--{flag} becomes part of a folder's name: 1 to 64 letters, got '{getattr(args, flag)}'")
+    if not 0 <= args.seed < 2**63:
+        parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
+    if args.video_interval > args.steps:
+        parser.error(
+            f"--video_interval {args.video_interval} is above --steps {args.steps}: one row an episode is left"
+        )
     if args.task not in TASKS:
         parser.error(f"--task '{args.task}' is unknown; available: {', '.join(TASKS)}")
     if args.simulator not in ("auto", *SIMULATORS):
         parser.error(f"--simulator '{args.simulator}' is unknown; available: auto, {', '.join(SIMULATORS)}")
-    if args.device.split(":")[0] not in ("cpu", "cuda"):
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
-    if args.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device {args.device}: torch finds no CUDA device; use --device cpu")
+    if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():
+        parser.error(f"--device {args.device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most_files != resource.RLIM_INFINITY and args.num_envs + 100 > most_files:
+        parser.error(
+            f"--num_envs {args.num_envs} needs as many open files, the system allows {most_files} (ulimit -Hn)"
+        )
 
 
 def _check_place(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """The data root, or the folder that it would be made in, takes files and has room for the smallest dataset."""
-    existing = next(folder for folder in (args.data_root, *args.data_root.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        parser.error(f"--data_root {args.data_root}: {existing} is not a folder")
     try:
+        existing = next(folder for folder in (args.data_root, *args.data_root.absolute().parents) if folder.exists())
+        if not existing.is_dir() or (args.data_root.is_symlink() and not args.data_root.exists()):
+            parser.error(f"--data_root {args.data_root}: {existing} is not a folder")
         tempfile.TemporaryDirectory(dir=existing).cleanup()
     except OSError as error:
         parser.error(f"--data_root {args.data_root} cannot be written: {error.strerror}; give another folder")

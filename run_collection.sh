@@ -8,4 +8,4 @@ project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if (( $# == 0 )); then
   set -- --num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera --headless --data_root "$project/data"
 fi
-exec "${VENV:-$project/.venv}/bin/python" "$project/collect_tiled_with_checkpoint.py" "$@"
+exec "$(realpath -ms "${VENV:-$project/.venv}")/bin/python" "$project/collect_tiled_with_checkpoint.py" "$@"

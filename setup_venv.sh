@@ -5,10 +5,12 @@
 # Called by run_collection.sh and tests/run.sh; a second call finds all in place and returns at once.
 # PYTHON picks the interpreter (3.10 to 3.13), VENV the folder.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
-python=${PYTHON:-python3}
-venv=${VENV:-.venv}
+python=$(command -v "${PYTHON:-python3}" || true)
+[[ $python != */* ]] || python=$(realpath -s "$python")
+venv=$(realpath -ms "${VENV:-$project/.venv}")
+cd "$project"
 requirement=.${extra:+[$extra]}
 stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
 
@@ -19,7 +21,7 @@ fail() { say "$*"; exit 2; }
 install_debian_packages() {
   command -v dpkg-query >/dev/null || return 0   # not Debian or Ubuntu: MuJoCo says what it misses
   local package missing=()
-  for package in libegl1 libgl1-mesa-dri libopengl0 "$@"; do
+  for package in "$@"; do
     [[ $(dpkg-query -Wf '${Status}' "$package" 2>/dev/null) == 'install ok installed' ]] || missing+=("$package")
   done
   (( ${#missing[@]} )) || return 0
@@ -29,7 +31,7 @@ install_debian_packages() {
     fail "missing Debian packages; have an administrator run: apt-get install --no-install-recommends ${missing[*]}"
   fi
   say "installing Debian packages: ${missing[*]}"
-  "${as_root[@]}" apt-get update -qq
+  "${as_root[@]}" apt-get update -qq || say "apt-get update failed in part; going on"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
@@ -39,13 +41,22 @@ if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
   exit 0
 fi
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
-  fail "needs Python 3.10 to 3.13, $python is $("$python" --version 2>&1 || true); set PYTHON to another interpreter"
-venv_package=()
-"$python" -c 'import ensurepip' 2>/dev/null || venv_package=(python3-venv)
-install_debian_packages "${venv_package[@]}"
+  fail "needs Python 3.10 to 3.13, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
+packages=()
+has_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
+has_driver() { compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null; }
+if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library libOpenGL.so.0 && has_driver; }; then
+  packages+=(libegl1 libgl1-mesa-dri libopengl0)
+fi
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+"$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
+(( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"
 
 say "creating $venv and installing the project's packages (a few minutes)"
-[[ -x $venv/bin/python ]] || "$python" -m venv "$venv"
+if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+  [[ ! -d $venv || -e $venv/pyvenv.cfg || -z $(ls -A "$venv") ]] || fail "VENV=$venv holds other things; name a new folder"
+  "$python" -m venv --clear "$venv"   # a torn one is made anew
+fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
 cpu_builds=https://download.pytorch.org/whl/cpu
 index=()

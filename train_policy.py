@@ -11,6 +11,8 @@ import argparse
 import contextlib
 import csv
 import io
+import re
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +23,7 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
-from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, load, resolve
+from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
 
 AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
     "seed": 42,
@@ -71,6 +73,15 @@ class Progress:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    try:
+        return train(args)
+    except SimulatorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train, report and save."""
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
     torch.manual_seed(args.seed)
     simulator = resolve(args.simulator)
@@ -185,8 +196,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     if args.num_envs * AGENT_CFG["num_steps_per_env"] < AGENT_CFG["algorithm"]["num_mini_batches"]:
         parser.error(f"--num_envs {args.num_envs} is too few for {AGENT_CFG['algorithm']['num_mini_batches']} batches")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, got {args.seed}")
+    if not 0 <= args.seed < 2**63:
+        parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
+        parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
+    if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():
+        parser.error(f"--device {args.device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
     args.log_dir = args.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if args.log_dir.exists():
         parser.error(f"--log_dir {args.log_dir} exists already; give a new folder")
@@ -194,4 +209,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

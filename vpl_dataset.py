@@ -107,8 +107,11 @@ def main(argv: list[str] | None = None) -> int:
     command = commands.add_parser("info", help="a table by episode and the totals", allow_abbrev=False)
     command.add_argument("dataset", type=Path, help="folder that holds episode_*")
     args = parser.parse_args(argv)
-    if not episode_folders(args.dataset):
+    if not (args.dataset / "metadata.json").is_file() and not episode_folders(args.dataset):
         parser.error(f"{args.dataset} holds no episode_* folder; give the folder that the collector named")
+    if not episode_folders(args.dataset):
+        print(f"0 episodes; {len(list(args.dataset.glob('failed/episode_*')))} in failed/")
+        return 0
     info(args.dataset)
     return 0
 

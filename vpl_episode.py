@@ -170,7 +170,7 @@ class EpisodeFile:
             table.flush()
         if "full_rate" in self.h5:
             self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
-        success = bool(self.h5[cfg.success_metric][-1] >= cfg.success_threshold)
+        success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
         self.h5.attrs.update(
             format_version=FORMAT_VERSION, task=cfg.task, simulator=cfg.simulator, **self._identity, seed=cfg.seed,
             num_frames=self.num_frames, fps=float(cfg.playback_fps), step_dt=cfg.step_dt,
@@ -204,6 +204,11 @@ class EpisodeFile:
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
         wrong = {name: len(self.h5[name]) for name in LOW_DIM if len(self.h5[name]) != self.num_frames}
+        if "full_rate" in self.h5:
+            full_rate = self.h5["full_rate"]
+            steps = {len(full_rate[name]) for name in LOW_DIM}
+            if len(steps) != 1 or -(-min(steps) // self.cfg.video_interval) != self.num_frames:
+                wrong["full_rate"] = max(steps)
         stored = self._color.id.get_num_chunks()
         if wrong or stored != self.num_frames * len(self.cfg.camera_names):
             raise SaverError(f"{self.name} holds {stored} images and {wrong} rows for {self.num_frames} frames")
@@ -269,12 +274,16 @@ def read_row(folder: Path, root: Path) -> dict[str, Any]:
     names = ("episode_index", "round", "env_index", "num_frames", "success", "terminated", "truncated")
     with h5py.File(folder / f"{folder.name}.h5") as file:
         metric = file.attrs["success_metric"]
-        final = round(float(file[metric][-1]), 4)
         return {
             **{name: file.attrs[name].item() for name in names},
-            f"final_{metric}": final,
+            f"final_{metric}": round(final_metric(file, metric), 4),
             "path": str(folder.relative_to(root)),
         }
+
+
+def final_metric(h5: h5py.File, metric: str) -> float:
+    """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
+    return float(h5.get("full_rate", h5)[metric][-1])
 
 
 def fsync(path: Path) -> None:

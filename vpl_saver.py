@@ -22,7 +22,8 @@ every control step, and `frame_step` (T,) int64, the control step of each row.
 
 Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback
 rate), step_dt (s), video_interval, language_instruction, success with success_metric and success_threshold (success is
-`<success_metric>[-1] >= success_threshold`), terminated (the task ended it), truncated (time-out, or --steps reached).
+`<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is), terminated (the task ended it), truncated
+(time-out, or --steps reached).
 
 An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
 """
@@ -206,10 +207,10 @@ class VPLSaver:
     def _submit(self, items: list[Any], frames: np.ndarray | None) -> None:
         try:
             self.episodes += self._pool.submit(items, frames)
-        except WorkerError as error:
+            if time.monotonic() > self._metadata_due:
+                self.write_metadata()
+        except (WorkerError, OSError) as error:
             raise SaverError(f"writing {self.cfg.root} failed: {error}") from error
-        if time.monotonic() > self._metadata_due:
-            self.write_metadata()
 
     def _leave(self) -> None:
         """Complete metadata.json from what is on disk and remove what is partial; the folder may be what failed."""
@@ -251,22 +252,21 @@ class EpisodeWriter:
     def abandon(self) -> None:
         """Close the episodes that have not ended; their files stay in .partial/ until the saver drops them."""
         for episode in self._open.values():
-            episode.h5.close()
+            with suppress(OSError, RuntimeError):  # h5py's, where the disk is full; the first failure is the one to see
+                episode.h5.close()
         self._open = {}
 
     def _publish(self, i: int, terminated: bool, truncated: bool) -> dict[str, Any]:
-        episode = self._open.pop(self._envs[i])
+        episode = self._open[self._envs[i]]
         success = episode.finish(terminated, truncated)
         parent = self._cfg.root
         if self._cfg.only_success and not success:
             parent = parent / "failed"
             parent.mkdir(exist_ok=True)
-        row = read_row(episode.folder, episode.folder.parent) | {"path": str(Path(parent.name, episode.name))}
-        if parent == self._cfg.root:
-            row["path"] = episode.name
         episode.folder.rename(parent / episode.name)
         fsync(parent)
-        return row
+        del self._open[self._envs[i]]
+        return read_row(parent / episode.name, self._cfg.root)
 
 
 def _lock(folder: Path) -> int:

@@ -96,7 +96,7 @@ class _Threads:
         self._error: Exception | None = None
         self._stopped = False
         self._threads = [
-            threading.Thread(target=self._work, args=(make_handler, i, q), name=f"writer-{i}")
+            threading.Thread(target=self._work, args=(make_handler, i, q), name=f"writer-{i}", daemon=True)
             for i, q in enumerate(self._queues)
         ]
         for thread in self._threads:

@@ -23,13 +23,18 @@ import torch
 
 from simulators import Sample, SimulatorCfg, SimulatorError
 
-_REMEDY = "apt-get install --no-install-recommends libegl1 libgl1-mesa-dri libopengl0, or set MUJOCO_GL=osmesa"
+_REMEDY = (
+    "apt-get install --no-install-recommends libegl1 libgl1-mesa-dri libopengl0; unset MUJOCO_GL or set it to osmesa"
+)
+_GL = os.environ.get("MUJOCO_GL")
+if _GL == "glfw" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    raise SimulatorError(f"MUJOCO_GL=glfw needs a display and would wait for it for ever; try: {_REMEDY}")
 try:
     import mujoco
     import mujoco.batch
-except (ImportError, AttributeError) as error:  # the second is PyOpenGL's answer to a missing libEGL.so
-    gl = os.environ.get("MUJOCO_GL")
-    raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={gl}): {error}; try: {_REMEDY}") from error
+except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOpenGL's answer to a missing libEGL.so
+    reason = " ".join(str(error).split())
+    raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
 from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays  # noqa: E402
@@ -169,7 +174,8 @@ class _RenderThreads:
             self._in_each_thread(self._start)
         except Exception as error:  # mujoco.FatalError, PyOpenGL's and EGL's own: all mean that nothing can be drawn
             self._pool.shutdown()
-            raise SimulatorError(f"OpenGL cannot start: {error}; try: {_REMEDY}") from error
+            reason = " ".join(str(error).split())
+            raise SimulatorError(f"OpenGL cannot start (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
     def _in_each_thread(self, task: Callable[[], None]) -> None:
         def once() -> None:

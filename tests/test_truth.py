@@ -85,7 +85,7 @@ def marker_center(renderer: mujoco.Renderer, data: mujoco.MjData, camera: str, s
 
 @pytest.mark.parametrize(("camera", "marker_radius"), [("overview", 0.02), ("wrist", 0.004)])
 def test_projected_tcp_and_handle_fall_on_their_rendered_markers(dataset, camera, marker_radius):
-    errors = []
+    errors: dict[str, list[float]] = {"tcp": [], "handle": []}
     with open_env(dataset, num_envs=1) as env:
         model = copy.copy(env.model)
         renderer = mujoco.Renderer(model, 120, 160)
@@ -107,11 +107,12 @@ def test_projected_tcp_and_handle_fall_on_their_rendered_markers(dataset, camera
                         if center is not None:
                             cam_t_world = np.linalg.inv(episode["extrinsics"][row, c])
                             x, y, z = episode["intrinsics"][c] @ (cam_t_world @ [*point, 1])[:3]
-                            errors.append(np.linalg.norm([x / z, y / z] - center))
+                            errors[site].append(np.linalg.norm([x / z, y / z] - center))
         renderer.close()
-    print(f"{camera}: {len(errors)} markers, median {np.median(errors):.2f} px, maximum {max(errors):.2f} px")
-    assert len(errors) > 150
-    assert np.median(errors) < 0.5 and max(errors) < 1.5
+    for site, values in errors.items():
+        print(f"{camera}, {site}: {len(values)} markers, median {np.median(values):.2f}, maximum {max(values):.2f} px")
+        assert len(values) >= 60
+        assert np.median(values) < 0.5 and max(values) < 1.5
 
 
 def test_quaternion_is_the_tool_orientation_in_xyzw(dataset):
@@ -153,6 +154,7 @@ def test_video_interval_keeps_every_step_in_full_rate(tmp_path):
         assert full_rate["frame_step"][:].tolist() == [0, 3, 6, 9, 12, 15, 18]
         assert sparse.attrs["num_frames"] == 7 and sparse.attrs["fps"] == 20
         assert np.array_equal(sparse["color"][:], every["color"][::3])
+        assert sparse.attrs["success"] == every.attrs["success"]
         for name in LOW_DIM:
             assert np.array_equal(full_rate[name][:], every[name][:]), name
             assert np.array_equal(sparse[name][:], every[name][::3]), name
