@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import resource
+import shlex
 import shutil
 import signal
 import sys
@@ -226,7 +227,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     print(f"collected   {episode_counts(saver)} ({rate:.1%}), {frames} frames, {size / 1e6:.0f} MB")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
-    print(f"next        python vpl_dataset.py info {root}")
+    command = [sys.executable, str(Path(__file__).with_name("vpl_dataset.py")), "info", str(root)]
+    print(f"next        {shlex.join(os.path.relpath(word) if os.path.isabs(word) else word for word in command)}")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -110,7 +111,9 @@ def test_dataset_is_named_by_task_origin_robot_and_time(tmp_path, capsys):
     assert [folder.name for folder in episode_folders(dataset)] == ["episode_000", "episode_001"]
     output = capsys.readouterr().out
     assert output.splitlines()[0].startswith("simulator   mujoco")
-    assert f"python vpl_dataset.py info {dataset}" in output
+    command = output.splitlines()[-1].removeprefix("next")
+    info = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+    assert "2 episodes" in info.stdout
 
 
 def test_three_cameras_are_stored_in_the_order_that_the_names_say(tmp_path):
