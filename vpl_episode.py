@@ -1,6 +1,6 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, encoder, round_index=0, env_index=3)      # in <dataset>/.partial/
+episode = EpisodeFile(cfg, encoder, segments, round_index=0, env_index=3)      # in <dataset>/.partial/
 episode.append(step, color, low_dim)
 episode.finish(terminated=False, truncated=True)
 """
@@ -16,7 +16,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
 import h5py
 import numpy as np
 
@@ -121,7 +120,10 @@ class DatasetCfg:
 class EpisodeFile:
     """One episode being written, in .partial/."""
 
-    def __init__(self, cfg: DatasetCfg, encoder: SegmentEncoder, round_index: int, env_index: int) -> None:
+    def __init__(
+        self, cfg: DatasetCfg, encoder: SegmentEncoder, segments: list[np.ndarray], round_index: int, env_index: int
+    ) -> None:
+        """Begin an episode; `segments` (one a camera, from `encoder.new_segment`) are its own until it is finished."""
         self.cfg = cfg
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
@@ -129,7 +131,8 @@ class EpisodeFile:
         self.num_frames = 0
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
         self._encoder = encoder
-        self._segments: list[list[av.VideoFrame]] = [[] for _ in cfg.camera_names]
+        self._segments = segments
+        self._waiting = 0
         for camera in range(len(cfg.camera_names)):
             self._packets(camera).parent.mkdir(parents=True)
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
@@ -157,9 +160,10 @@ class EpisodeFile:
         for camera, image in enumerate(color):
             chunk = deflate.compress(image, 1) if self.cfg.compress else image
             self._color.id.write_direct_chunk((self.num_frames, camera, 0, 0, 0), chunk)
-            self._segments[camera].append(self._encoder.to_yuv(image))
+            self._encoder.to_yuv(image, out=self._segments[camera][self._waiting])
         self.num_frames += 1
-        if len(self._segments[0]) == self.cfg.segment_frames:
+        self._waiting += 1
+        if self._waiting == len(self._segments[0]):
             self._encode_segments()
 
     def finish(self, terminated: bool, truncated: bool) -> bool:
@@ -219,8 +223,8 @@ class EpisodeFile:
     def _encode_segments(self) -> None:
         for camera, segment in enumerate(self._segments):
             with open(self._packets(camera), "ab") as file:
-                file.writelines(self._encoder.encode(segment))
-            segment.clear()
+                file.writelines(self._encoder.encode(segment[: self._waiting]))
+        self._waiting = 0
 
     def _write_videos(self) -> None:
         self._encode_segments()

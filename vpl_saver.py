@@ -98,7 +98,7 @@ class VPLSaver:
         batch_bytes = cfg.num_envs * len(cfg.camera_names) * cfg.width * cfg.height * 3
         self._pool = WriterPool(
             functools.partial(EpisodeWriter, cfg), cfg.writer_workers, cfg.use_processes,
-            slots=max(2, QUEUE_BYTES // batch_bytes), frame_bytes=batch_bytes,
+            slots=max(1, QUEUE_BYTES // batch_bytes), frame_bytes=batch_bytes,
         )  # fmt: skip
         self.write_metadata()
 
@@ -234,6 +234,7 @@ class EpisodeWriter:
         self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
         self._encoder = SegmentEncoder(cfg.width, cfg.height, cfg.playback_fps)
         self._open: dict[int, EpisodeFile] = {}
+        self._segments = [[self._encoder.new_segment(cfg.segment_frames) for _ in cfg.camera_names] for _ in self._envs]
 
     def handle(self, item: _Step | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
         """Write a step, or publish what ends and return its rows of metadata.json."""
@@ -244,7 +245,7 @@ class EpisodeWriter:
             if not item.recording[i]:
                 continue
             if env not in self._open:
-                self._open[env] = EpisodeFile(self._cfg, self._encoder, item.round, env)
+                self._open[env] = EpisodeFile(self._cfg, self._encoder, self._segments[i], item.round, env)
             color = None if frames is None else frames[env]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
         return []

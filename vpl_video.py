@@ -1,7 +1,9 @@
 """H.264 videos of many streams at once from one encoder: images in, MP4s out.
 
     encoder = SegmentEncoder(320, 240, Fraction(60))
-    packets = encoder.encode([encoder.to_yuv(image) for image in images])   # begins with a key frame
+    segment = encoder.new_segment(num_frames=30)
+    for image, yuv in zip(images, segment): encoder.to_yuv(image, out=yuv)
+    packets = encoder.encode(segment)                                       # begins with a key frame
     with open("a.h264", "ab") as file: file.writelines(packets)
     write_mp4(Path("a.h264"), Path("a.mp4"), Fraction(60))
 
@@ -43,17 +45,27 @@ class SegmentEncoder:
         }
         self._pts = 0
 
-    def to_yuv(self, image: np.ndarray) -> av.VideoFrame:
-        """Convert an RGB image (H, W, 3) uint8; half its size."""
-        return self._reformatter.reformat(
-            av.VideoFrame.from_ndarray(image, format="rgb24"), format="yuv420p", dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-        )  # fmt: skip
+    def new_segment(self, num_frames: int) -> np.ndarray:
+        """Room for frames in yuv420p, (num_frames, H * 3 / 2, W) uint8.
 
-    def encode(self, segment: list[av.VideoFrame]) -> list[bytes]:
+        Made once and used again: frames that are allocated one by one leave the heap in pieces.
+        """
+        return np.empty((num_frames, self._codec.height * 3 // 2, self._codec.width), np.uint8)
+
+    def to_yuv(self, image: np.ndarray, out: np.ndarray) -> None:
+        """Convert an RGB image (H, W, 3) uint8 into a frame of a segment."""
+        frame = self._reformatter.reformat(
+            av.VideoFrame.from_numpy_buffer(image, format="rgb24"), format="yuv420p",
+            dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG,
+        )  # fmt: skip
+        out[:] = frame.to_ndarray()
+
+    def encode(self, segment: np.ndarray) -> list[bytes]:
         """Encode frames of one video that follow each other; one packet (Annex B) a frame, the first a key frame."""
         packets = []
-        for i, frame in enumerate(segment):
+        for i, yuv in enumerate(segment):
+            frame = av.VideoFrame.from_ndarray(yuv, format="yuv420p")
+            frame.colorspace, frame.color_range = Colorspace.ITU709, ColorRange.MPEG
             frame.pict_type = PictureType.NONE if i else PictureType.I
             frame.pts, self._pts = self._pts, self._pts + 1
             packets += [bytes(packet) for packet in self._codec.encode(frame)]
