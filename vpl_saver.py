@@ -161,7 +161,7 @@ class VPLSaver:
         try:
             self.episodes += self._pool.close()
         except WorkerError as error:
-            raise SaverError(f"writing {self.cfg.root} failed: {error}") from error
+            raise self._failure(error) from error
         finally:
             self._leave()
 
@@ -210,7 +210,10 @@ class VPLSaver:
             if time.monotonic() > self._metadata_due:
                 self.write_metadata()
         except (WorkerError, OSError) as error:
-            raise SaverError(f"writing {self.cfg.root} failed: {error}") from error
+            raise self._failure(error) from error
+
+    def _failure(self, error: Exception) -> SaverError:
+        return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {self.cfg.root}")
 
     def _leave(self) -> None:
         """Complete metadata.json from what is on disk and remove what is partial; the folder may be what failed."""

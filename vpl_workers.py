@@ -11,6 +11,7 @@ the GIL and HDF5's global lock, which bind from about four workers on (5 to 7 th
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import signal
 import threading
@@ -144,7 +145,7 @@ class _Threads:
 
     def _raise_error(self) -> None:
         if self._error is not None:
-            raise WorkerError(str(self._error) or repr(self._error)) from self._error
+            raise WorkerError(_in_a_line(self._error)) from self._error
 
     def _drain(self) -> list[Any]:
         return [self._results.get() for _ in range(self._results.qsize())]
@@ -245,6 +246,12 @@ class _Processes:
         raise WorkerError(f"writer process {index} {how}")
 
 
+def _in_a_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # h5py adds a paragraph
+    return " ".join(str(error).split()) or repr(error)
+
+
 def _process_main(make_handler: MakeHandler, index: int, pipe: Connection, memory_name: str, frame_bytes: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stepping process decides
     handler = make_handler(index)
@@ -260,6 +267,6 @@ def _process_main(make_handler: MakeHandler, index: int, pipe: Connection, memor
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the stepping process closed the pipe, or is gone
     except Exception as error:  # raised again in the stepping process
-        pipe.send(("error", str(error) or repr(error)))
+        pipe.send(("error", _in_a_line(error)))
     finally:
         handler.abandon()
