@@ -200,7 +200,7 @@ def progress_bar(args: argparse.Namespace) -> tqdm:
     """Counts frames; silent where the output is not a terminal."""
     rows = -(-args.steps // args.video_interval)
     total = args.num_episodes * args.num_envs * rows * len(args.cameras)
-    layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}, {postfix}, {remaining} left"
+    layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}{postfix}, {remaining} left"
     return tqdm(total=total, unit=" frames", disable=None, bar_format=layout, smoothing=0.1, postfix="0 episodes")
 
 
@@ -228,7 +228,7 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
     command = [sys.executable, str(Path(__file__).with_name("vpl_dataset.py")), "info", str(root)]
-    print(f"next        {shlex.join(os.path.relpath(word) if os.path.isabs(word) else word for word in command)}")
+    print(f"next        {shlex.join(word.removeprefix(f'{Path.cwd()}/') for word in command)}")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
