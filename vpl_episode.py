@@ -57,6 +57,11 @@ SCHEMA: dict[str, Column] = {
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
     "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
 }
+ATTRIBUTES = (
+    "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
+    "step_dt", "video_interval", "language_instruction", "success", "terminated", "truncated", "success_metric",
+    "success_threshold",
+)  # fmt: skip
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
 SEGMENT_BYTES = 48 << 20
 """Frames that may wait for the video encoders, which take a segment of at most 30 frames of a video at a time."""

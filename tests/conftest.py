@@ -20,6 +20,15 @@ WRIST = CameraCfg("wrist", (-0.05, 0, 0.08), (0.25, 0, 0), frame="gripper", vert
 BOTH = (OVERVIEW, WRIST)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kill_trials", type=int, default=2, help="times that each test with a random kill is run")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "trial" in metafunc.fixturenames:
+        metafunc.parametrize("trial", range(metafunc.config.getoption("kill_trials")))
+
+
 @pytest.fixture(params=["mujoco"])
 def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., DrawerEnv]]:
     """Builds envs of every simulator that runs here and closes them: `make_env(num_envs=2, cameras=BOTH)`."""

@@ -68,6 +68,7 @@ def test_commands_in_the_documents_parse(document, monkeypatch, tmp_path):
     monkeypatch.setattr(collect_tiled_with_checkpoint, "_recorded", lambda *_: {})
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(vpl_dataset, "info", stop)
+    monkeypatch.setattr(vpl_dataset, "validate", stop)
     monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```\n(.*?)```", (PROJECT / document).read_text(), flags=re.DOTALL)

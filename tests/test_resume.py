@@ -17,7 +17,7 @@ import pytest
 from conftest import collect_dataset
 
 import collect_tiled_with_checkpoint as collector
-from vpl_dataset import episode_folders, load_episode
+from vpl_dataset import episode_folders, load_episode, validate, validate_episode
 from vpl_episode import SCHEMA
 
 PROJECT = Path(collector.__file__).parent
@@ -61,19 +61,34 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return collect_dataset(tmp_path_factory.mktemp("reference"), *FLAGS)
 
 
-@pytest.mark.parametrize("trial", range(3))
+def assert_whole_and_resumable(data_root: Path, reference: Path) -> None:
+    (dataset,) = data_root.iterdir()
+    for folder in episode_folders(dataset):
+        assert validate_episode(folder) == []
+    assert collector.main(["--resume", str(dataset)]) == 0
+    assert validate(dataset) == []
+    assert_same_content(dataset, reference)
+
+
 def test_killed_run_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
-    process = start_run(tmp_path)
-    wait_for("*/.partial/episode_*", tmp_path, process)
-    time.sleep(random.Random(trial).uniform(0, 2))
+    process = start_run(tmp_path, "--writer", ("threads", "processes")[trial % 2])
+    wait_for("*/metadata.json", tmp_path, process)
+    time.sleep(random.Random(trial).uniform(0, 3))
     process.kill()
     process.communicate()
-    (dataset,) = tmp_path.iterdir()
-    for folder in episode_folders(dataset):
-        with load_episode(folder) as episode:
-            assert len(episode["color"]) == len(episode["action"]) == 12
-    assert collector.main(["--resume", str(dataset)]) == 0
-    assert_same_content(dataset, reference)
+    assert_whole_and_resumable(tmp_path, reference)
+
+
+def test_run_whose_writer_is_killed_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
+    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    wait_for("*/metadata.json", tmp_path, process)
+    time.sleep(random.Random(trial).uniform(0, 3))
+    writers = children(process.pid) if process.poll() is None else []
+    for writer in writers[trial % 2 :][:1]:
+        os.kill(writer, signal.SIGKILL)
+    _, error = process.communicate(timeout=60)
+    assert "Traceback" not in error
+    assert_whole_and_resumable(tmp_path, reference)
 
 
 def test_killed_writer_process_is_reported_and_leaves_no_orphan(tmp_path, reference):
