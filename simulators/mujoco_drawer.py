@@ -2,16 +2,14 @@
 
     with MujocoDrawerEnv(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
 
-Each env is a world of its own, so cameras never see a neighbour. Physics runs on one thread pool, rendering on another
-whose threads hold an OpenGL context each (a context belongs to a thread). EGL needs no display; MUJOCO_GL overrides.
+Each env is a world of its own, so cameras never see a neighbour. Physics runs on a thread pool, rendering in a
+thread that owns the OpenGL context. EGL needs no display; MUJOCO_GL overrides it.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -65,7 +63,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._drawer = self.model.joint("drawer_top_joint")
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
         self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], last_action[8], episode_length, handle_friction"
-        self._renderers = _RenderThreads(self.model, cfg, self._threads) if cfg.cameras else None
+        self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
 
     def capture(self, render: bool = True) -> Sample:
@@ -99,14 +97,14 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def describe(self) -> dict[str, Any]:
         """See `DrawerEnv.describe`."""
-        opengl = self._renderers.describe() if self._renderers else {}
+        opengl = self._renderer.describe() if self._renderer else {}
         return {"simulator": "mujoco", "mujoco": mujoco.__version__, "threads": self._threads, **opengl}
 
     def close(self) -> None:
         """Free the OpenGL contexts."""
-        if self._renderers:
-            self._renderers.close()
-            self._renderers = None
+        if self._renderer:
+            self._renderer.close()
+            self._renderer = None
 
     def __enter__(self) -> MujocoDrawerEnv:
         return self
@@ -151,79 +149,67 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         """Images (N, C, H, W, 3) uint8, if asked for, and `T_world_cam` (N, C, 4, 4) float64."""
         extrinsics = np.tile(np.eye(4), (self.num_envs, len(self.cameras), 1, 1))
         color = None
-        if images and self._renderers:
+        if images and self._renderer:
             camera = self.cameras[0]
             color = np.empty((self.num_envs, len(self.cameras), camera.height, camera.width, 3), np.uint8)
-        if self._renderers:
-            self._renderers.draw(sim_state[:, : self._batch.nstate], color, extrinsics)
+        if self._renderer:
+            self._renderer.draw(sim_state[:, : self._batch.nstate], color, extrinsics)
         return color, extrinsics
 
 
-class _RenderThreads:
-    """Threads with an OpenGL context and an MjData each, which draw envs from their state rows."""
+class _RenderThread:
+    """The thread that owns the OpenGL context and draws envs from their state rows.
 
-    def __init__(self, model: mujoco.MjModel, cfg: SimulatorCfg, threads: int) -> None:
-        self._model, self._cameras = model, cfg.cameras
+    One, not one a core: two contexts that draw at once make Mesa's llvmpipe (22.3) crash within minutes. It spreads a
+    single context's work over the cores by itself.
+    """
+
+    def __init__(self, model: mujoco.MjModel, cfg: SimulatorCfg) -> None:
+        self._model, self._data = model, mujoco.MjData(model)
+        self._cameras = cfg.cameras
         self._camera_ids = [model.camera(camera.name).id for camera in cfg.cameras]  # MuJoCo orders them by body
-        self._threads = min(threads, cfg.num_envs)
-        self._local = threading.local()
-        self._start_one_by_one = threading.Lock()
-        self._all_here = threading.Barrier(self._threads)
-        self._pool = ThreadPoolExecutor(self._threads, "render")
+        self._thread = ThreadPoolExecutor(1, "render")
         try:
-            self._in_each_thread(self._start)
+            self._thread.submit(self._start).result()
         except Exception as error:  # mujoco.FatalError, PyOpenGL's and EGL's own: all mean that nothing can be drawn
-            self._pool.shutdown()
+            self._thread.shutdown()
             reason = " ".join(str(error).split())
             raise SimulatorError(f"OpenGL cannot start (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
-    def _in_each_thread(self, task: Callable[[], None]) -> None:
-        def once() -> None:
-            self._all_here.wait()
-            task()
-
-        for future in [self._pool.submit(once) for _ in range(self._threads)]:
-            future.result()
-
     def _start(self) -> None:
-        with self._start_one_by_one:  # EGL's display is initialised by the first context
-            self._local.data = mujoco.MjData(self._model)
-            self._local.renderer = mujoco.Renderer(
-                self._model, self._cameras[0].height, self._cameras[0].width, max_geom=self._model.ngeom + 8
-            )
+        height, width = self._cameras[0].height, self._cameras[0].width
+        self._renderer = mujoco.Renderer(self._model, height, width, max_geom=self._model.ngeom + 8)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
-            self._local.renderer.scene.flags[flag] = False  # a shadow map would halve the frames/s
+            self._renderer.scene.flags[flag] = False  # a shadow map would halve the frames/s
 
     def draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
         """Fill `color` (if not None) and `extrinsics` from state rows (N, nstate)."""
-        list(self._pool.map(lambda env: self._draw_env(rows[env], color, extrinsics, env), range(len(rows))))
+        self._thread.submit(self._draw, rows, color, extrinsics).result()
 
-    def _draw_env(self, row: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray, env: int) -> None:
-        data = self._local.data
-        mujoco.mj_setState(self._model, data, row, _STATE)
-        mujoco.mj_kinematics(self._model, data)
-        mujoco.mj_camlight(self._model, data)
-        for i, camera in enumerate(self._camera_ids):
-            extrinsics[env, i, :3, :3] = data.cam_xmat[camera].reshape(3, 3) @ _OPENGL_TO_OPENCV
-            extrinsics[env, i, :3, 3] = data.cam_xpos[camera]
-            if color is not None:
-                self._local.renderer.update_scene(data, camera)
-                self._local.renderer.render(out=color[env, i])
+    def _draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
+        data = self._data
+        for env, row in enumerate(rows):
+            mujoco.mj_setState(self._model, data, row, _STATE)
+            mujoco.mj_kinematics(self._model, data)
+            mujoco.mj_camlight(self._model, data)
+            for i, camera in enumerate(self._camera_ids):
+                extrinsics[env, i, :3, :3] = data.cam_xmat[camera].reshape(3, 3) @ _OPENGL_TO_OPENCV
+                extrinsics[env, i, :3, 3] = data.cam_xpos[camera]
+                if color is not None:
+                    self._renderer.update_scene(data, camera)
+                    self._renderer.render(out=color[env, i])
 
     def describe(self) -> dict[str, str]:
         """What draws: GL_RENDERER and its version."""
         from OpenGL import GL
 
-        def ask() -> dict[str, str]:
-            names = {"gl_renderer": GL.GL_RENDERER, "gl_version": GL.GL_VERSION}
-            return {key: GL.glGetString(name).decode() for key, name in names.items()}
-
-        return self._pool.submit(ask).result()
+        names = {"gl_renderer": GL.GL_RENDERER, "gl_version": GL.GL_VERSION}
+        return {key: self._thread.submit(GL.glGetString, name).result().decode() for key, name in names.items()}
 
     def close(self) -> None:
-        """Free the contexts, each in the thread that owns it."""
-        self._in_each_thread(lambda: self._local.renderer.close())
-        self._pool.shutdown()
+        """Free the context, in the thread that owns it."""
+        self._thread.submit(self._renderer.close).result()
+        self._thread.shutdown()
 
 
 def _quat_xyzw(rotation: np.ndarray) -> np.ndarray:
