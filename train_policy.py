@@ -87,11 +87,11 @@ def train(args: argparse.Namespace) -> int:
     simulator = resolve(args.simulator)
     cfg = SimulatorCfg(task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device)
     agent_cfg = {**AGENT_CFG, "seed": args.seed}
-    (args.log_dir / "params").mkdir(parents=True)
-    (args.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
     print(f"training on {simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True)
     history = []
     with load(simulator)(cfg) as env:
+        (args.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
+        (args.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
         runner = make_runner(env, agent_cfg, args.device)
         for progress in learn(runner, env, args.max_iterations):
             history.append(progress)

@@ -158,12 +158,20 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
+        failure: Exception | None = None
         try:
-            self.episodes += self._pool.close()
+            self._pool.close()
         except WorkerError as error:
-            raise self._failure(error) from error
-        finally:
+            failure = error
+        except KeyboardInterrupt:
+            self._leave_quietly()
+            raise
+        try:
             self._leave()
+        except OSError as error:
+            failure = failure or error  # after a worker's failure the folder may be what failed
+        if failure is not None:
+            raise self._failure(failure) from failure
 
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
@@ -199,7 +207,7 @@ class VPLSaver:
                 self.close()
         else:  # a second Ctrl-C: leave at once
             self._pool.abort()
-            self._leave()
+            self._leave_quietly()
 
     def _parts(self) -> list[slice]:
         return [slice(worker, None, self.cfg.writer_workers) for worker in range(self.cfg.writer_workers)]
@@ -216,13 +224,18 @@ class VPLSaver:
         return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {self.cfg.root}")
 
     def _leave(self) -> None:
-        """Complete metadata.json from what is on disk and remove what is partial; the folder may be what failed."""
-        with suppress(OSError):
+        """Complete metadata.json from what is on disk, remove what is partial and let go of the dataset."""
+        try:
             self._drop_partial()
             self.episodes = [read_row(folder, self.cfg.root) for folder in all_episode_folders(self.cfg.root)]
             self.write_metadata()
             self._partial.rmdir()
-        os.close(self._lock)
+        finally:
+            os.close(self._lock)
+
+    def _leave_quietly(self) -> None:
+        with suppress(OSError):  # another exception is on its way
+            self._leave()
 
     def _drop_partial(self) -> None:
         for path in self._partial.iterdir():

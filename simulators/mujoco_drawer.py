@@ -61,6 +61,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._joint_qpos = [self.model.joint(name).qposadr[0] for name in JOINT_NAMES]
         self._joint_qvel = [self.model.joint(name).dofadr[0] for name in JOINT_NAMES]
         self._drawer = self.model.joint("drawer_top_joint")
+        self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
         self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], last_action[8], episode_length, handle_friction"
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
@@ -77,7 +78,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
             joint_pos=state["joint_pos"],
             joint_vel=state["joint_vel"],
             ee_position=state["tcp_pos"],
-            ee_rotation=_quat_xyzw(self._site_rot[:, self.model.site("tcp").id]),
+            ee_rotation=_quat_xyzw(self._site_rot[:, self._sites["tcp"]]),
             drawer_pos=state["drawer_pos"],
             extrinsics=extrinsics,
             sim_state=sim_state,
@@ -101,7 +102,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         return {"simulator": "mujoco", "mujoco": mujoco.__version__, "threads": self._threads, **opengl}
 
     def close(self) -> None:
-        """Free the OpenGL contexts."""
+        """Free the OpenGL context."""
         if self._renderer:
             self._renderer.close()
             self._renderer = None
@@ -122,7 +123,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
 
     def _read_state(self) -> DrawerState:
-        site = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
+        site = self._sites
         return DrawerState(
             joint_pos=self._tensor(self._qpos[:, self._joint_qpos]),
             joint_vel=self._tensor(self._qvel[:, self._joint_qvel]),

@@ -183,3 +183,15 @@ def test_saver_and_reader_never_import_torch_or_a_simulator():
     heavy = "{'torch', 'mujoco', 'isaaclab'} & set(sys.modules)"
     code = f"import sys, vpl_saver, vpl_dataset; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(vpl_saver.__file__).parent)
+
+
+def test_metadata_that_cannot_be_completed_is_an_error(tmp_path, monkeypatch):
+    def full_disk(_self) -> None:
+        raise OSError(28, "No space left on device")
+
+    saver = VPLSaver(make_cfg(tmp_path / "set"))
+    store_round(saver)
+    monkeypatch.setattr(VPLSaver, "write_metadata", full_disk)
+    with pytest.raises(SaverError, match="No space left on device"):
+        saver.close()
+    assert len(episode_folders(tmp_path / "set")) == 3
