@@ -2,7 +2,8 @@
 
 episode = EpisodeFile(cfg, encoder, segments, round_index=0, env_index=3)      # in <dataset>/.partial/
 episode.append(step, color, low_dim)
-episode.finish(terminated=False, truncated=True)
+success = episode.finish(terminated=False, truncated=True)
+episode.flush_to_disk()
 """
 
 from __future__ import annotations
@@ -142,6 +143,7 @@ class EpisodeFile:
             self._packets(camera).parent.mkdir(parents=True)
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
         self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
+        _bound_metadata_cache(self.h5)
         image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
         filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
         self._color = self.h5.create_dataset(
@@ -160,7 +162,7 @@ class EpisodeFile:
             return
         if color is None:
             raise ValueError(f"{self.name}: step {step} is a row and has no images")
-        if self.num_frames == len(self._color):
+        if self.num_frames % ROWS_PER_BLOCK == 0:
             self._color.resize(self.num_frames + ROWS_PER_BLOCK, axis=0)
         for camera, image in enumerate(color):
             chunk = deflate.compress(image, 1) if self.cfg.compress else image
@@ -172,7 +174,7 @@ class EpisodeFile:
             self._encode_segments()
 
     def finish(self, terminated: bool, truncated: bool) -> bool:
-        """Complete, close, check and flush the episode's files; returns whether it is a success."""
+        """Complete, close and check the episode's files; returns whether it is a success."""
         cfg = self.cfg
         self._color.resize(self.num_frames, axis=0)
         for table in self._tables:
@@ -191,11 +193,14 @@ class EpisodeFile:
         self._check_rows()
         self.h5.close()
         self._write_videos()
+        return success
+
+    def flush_to_disk(self) -> None:
+        """Have all files of a finished episode on disk."""
         for folder, _, files in os.walk(self.folder, topdown=False):
             for file in files:
                 fsync(Path(folder, file))
             fsync(Path(folder))
-        return success
 
     def _describe_columns(self) -> None:
         cfg = self.cfg
@@ -248,28 +253,40 @@ class _Table:
     def __init__(self, group: h5py.Group, cfg: DatasetCfg, interval: int) -> None:
         self._group, self._interval = group, interval
         self._block_rows = min(ROWS_PER_BLOCK, -(-cfg.steps // interval))
-        self._block: dict[str, list[np.ndarray]] = {}
+        self._blocks: dict[str, np.ndarray] = {}
+        self._waiting = 0
 
     def append(self, step: int, low_dim: dict[str, np.ndarray]) -> None:
         if step % self._interval:
             return
         for name, value in low_dim.items():
-            self._block.setdefault(name, []).append(value)
-        if len(self._block["action"]) == self._block_rows:
+            if name not in self._blocks:
+                self._blocks[name] = np.empty((self._block_rows, *value.shape), SCHEMA[name].dtype)
+            self._blocks[name][self._waiting] = value
+        self._waiting += 1
+        if self._waiting == self._block_rows:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows that wait."""
-        for name, rows in self._block.items():
-            block = np.asarray(rows, SCHEMA[name].dtype)
+        for name, rows in self._blocks.items():
+            block = rows[: self._waiting]
             if name not in self._group:
-                chunks = (self._block_rows, *block.shape[1:])
-                self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=chunks)
+                self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=rows.shape)
                 continue
             dataset = self._group[name]
             dataset.resize(len(dataset) + len(block), axis=0)
-            dataset[-len(block) :] = block
-        self._block = {}
+            dataset[len(dataset) - len(block) :] = block
+        self._waiting = 0
+
+
+def _bound_metadata_cache(h5: h5py.File) -> None:
+    """Hold the index of the chunks on disk: by default an open file's grows by 0.6 kB a frame in memory."""
+    cache = h5.id.get_mdc_config()
+    cache.set_initial_size = True
+    cache.initial_size = cache.min_size = cache.max_size = 8 << 10
+    cache.incr_mode = cache.flash_incr_mode = cache.decr_mode = 0  # off
+    h5.id.set_mdc_config(cache)
 
 
 def all_episode_folders(root: Path) -> list[Path]:

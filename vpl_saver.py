@@ -36,6 +36,7 @@ import json
 import os
 import shutil
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class VPLSaver:
         self._lock = _lock(self._partial)
         if resume:
             self._drop_partial()
-            self.episodes = [read_row(folder, cfg.root) for folder in all_episode_folders(cfg.root)]
+            self._read_missing_rows()
         self._round = self._step = 0
         self._metadata_due = 0.0
         batch_bytes = cfg.num_envs * len(cfg.camera_names) * cfg.width * cfg.height * 3
@@ -227,11 +228,16 @@ class VPLSaver:
         """Complete metadata.json from what is on disk, remove what is partial and let go of the dataset."""
         try:
             self._drop_partial()
-            self.episodes = [read_row(folder, self.cfg.root) for folder in all_episode_folders(self.cfg.root)]
+            self._read_missing_rows()
             self.write_metadata()
             self._partial.rmdir()
         finally:
             os.close(self._lock)
+
+    def _read_missing_rows(self) -> None:
+        known = {row["path"] for row in self.episodes}
+        folders = [f for f in all_episode_folders(self.cfg.root) if str(f.relative_to(self.cfg.root)) not in known]
+        self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
 
     def _leave_quietly(self) -> None:
         with suppress(OSError):  # another exception is on its way
@@ -255,8 +261,7 @@ class EpisodeWriter:
     def handle(self, item: _Step | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
         """Write a step, or publish what ends and return its rows of metadata.json."""
         if isinstance(item, _End):
-            ending = [i for i, env in enumerate(self._envs) if item.ended[i] and env in self._open]
-            return [self._publish(i, bool(item.terminated[i]), bool(item.truncated[i])) for i in ending]
+            return self._publish(item)
         for i, env in enumerate(self._envs):
             if not item.recording[i]:
                 continue
@@ -273,16 +278,25 @@ class EpisodeWriter:
                 episode.h5.close()
         self._open = {}
 
-    def _publish(self, i: int, terminated: bool, truncated: bool) -> dict[str, Any]:
-        episode = self._open[self._envs[i]]
-        success = episode.finish(terminated, truncated)
-        parent = self._cfg.root
+    def _publish(self, item: _End) -> list[dict[str, Any]]:
+        published = []
+        with ThreadPoolExecutor(1) as flusher:  # the disk works on one episode while the next is completed
+            for i, env in enumerate(self._envs):
+                if item.ended[i] and env in self._open:
+                    episode = self._open[env]
+                    success = episode.finish(bool(item.terminated[i]), bool(item.truncated[i]))
+                    published.append((env, success, flusher.submit(episode.flush_to_disk)))
+            return [self._rename(env, success, flushed) for env, success, flushed in published]
+
+    def _rename(self, env: int, success: bool, flushed: Future[None]) -> dict[str, Any]:
+        flushed.result()
+        episode, parent = self._open[env], self._cfg.root
         if self._cfg.only_success and not success:
             parent = parent / "failed"
             parent.mkdir(exist_ok=True)
         episode.folder.rename(parent / episode.name)
         fsync(parent)
-        del self._open[self._envs[i]]
+        del self._open[env]
         return read_row(parent / episode.name, self._cfg.root)
 
 
