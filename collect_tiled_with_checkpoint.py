@@ -33,13 +33,15 @@ from tqdm import tqdm
 from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve, round_seed
 from vpl_episode import DatasetCfg, SaverError
-from vpl_saver import VPLSaver
+from vpl_saver import QUEUE_BYTES, VPLSaver
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
 TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
 MAY_DIFFER = {"num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume"}
 """Flags that change nothing in an episode that is yet to be collected (the checkpoint's content is compared)."""
+MOST_THREADS = 2
+"""With more writers than this, processes are faster than threads (benchmarks/README.md)."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
@@ -145,7 +147,6 @@ def new_folder(data_root: Path, name: str) -> Path:
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
     """The dataset's description."""
     task = TASKS[args.task]
-    workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
     packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return DatasetCfg(
         root=args.resume or new_folder(args.data_root, f"{args.task}_{args.sim_or_real}_{args.robot_name}"),
@@ -169,8 +170,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         fps=args.fps,
         only_success=args.only_success,
         compress=args.compress == "gzip",
-        writer_workers=workers,
-        use_processes=args.writer == "processes" or (args.writer == "auto" and workers > 4),
+        writer_workers=args.writer_workers,
+        use_processes=args.use_processes,
         metadata={
             "arguments": args.given,
             "checkpoint": checkpoint_row(args.checkpoint, args.policy),
@@ -232,7 +233,7 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
+    """Parse and refuse; adds `policy`, `cameras`, `use_processes`, `simulator_reason`, `given` (flags as in JSON)."""
     # usage suppressed: bad input gets one line
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
@@ -280,6 +281,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args.simulator_reason = " (auto)" if args.simulator == "auto" else ""
         args.simulator = resolve(args.simulator)
         args.cameras = cameras(args)
+        _choose_writers(parser, args)
         task = TASKS[args.task]
         args.policy = load_policy(args.checkpoint, task.num_obs, task.num_actions)
         if resumed:
@@ -386,22 +388,41 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def _check_place(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """The data root, or the folder that it would be made in, takes files and has room for the smallest dataset."""
+    """The dataset's place, or the folder that it would be made in, takes files; there is room for the least data."""
+    flag, place = ("--resume", args.resume) if args.resume else ("--data_root", args.data_root)
     try:
-        existing = next(folder for folder in (args.data_root, *args.data_root.absolute().parents) if folder.exists())
-        if not existing.is_dir() or (args.data_root.is_symlink() and not args.data_root.exists()):
-            parser.error(f"--data_root {args.data_root}: {existing} is not a folder")
+        existing = next(folder for folder in (place, *place.absolute().parents) if folder.exists())
+        if not existing.is_dir() or (place.is_symlink() and not place.exists()):
+            parser.error(f"{flag} {place}: {existing} is not a folder")
         tempfile.TemporaryDirectory(dir=existing).cleanup()
     except OSError as error:
-        parser.error(f"--data_root {args.data_root} cannot be written: {error.strerror}; give another folder")
+        parser.error(f"{flag} {place} cannot be written: {error.strerror}; give another folder")
+    if args.resume:
+        return  # part of it is there
     num_cameras = 1 + args.enable_wrist_camera + args.enable_top_camera
     frames = args.num_envs * args.num_episodes * math.ceil(args.steps / args.video_interval) * num_cameras
     needed, free = COMPRESSED_SHARE * frames * args.width * args.height * 3, shutil.disk_usage(existing).free
     if free < needed:
         parser.error(
-            f"--data_root {args.data_root} has {free / 1e9:.2f} GB free and {frames} frames need at least "
+            f"--data_root {place} has {free / 1e9:.2f} GB free and {frames} frames need at least "
             f"{needed / 1e9:.2f} GB; give another folder or fewer --num_episodes"
         )
+
+
+def _choose_writers(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """How many writers, threads or processes; processes get the frames through shared memory."""
+    args.writer_workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
+    needed = max(QUEUE_BYTES, args.num_envs * len(args.cameras) * args.width * args.height * 3)
+    # more than there is would end in SIGBUS, and Docker gives a container 64 MB
+    free = shutil.disk_usage("/dev/shm").free
+    if args.writer == "processes" and free < needed:
+        parser.error(
+            f"--writer processes needs {needed / 1e6:.0f} MB of shared memory, /dev/shm has {free / 1e6:.0f} MB free; "
+            "use --writer threads, or docker run --shm-size 2g"
+        )
+    args.use_processes = args.writer == "processes" or (
+        args.writer == "auto" and args.writer_workers > MOST_THREADS and free >= needed
+    )
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -111,10 +111,14 @@ class DatasetCfg:
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
 
     @property
+    def batch_bytes(self) -> int:
+        """Images of one control step."""
+        return self.num_envs * len(self.camera_names) * self.width * self.height * 3
+
+    @property
     def segment_frames(self) -> int:
         """Frames of a video that are encoded at a time; each segment starts with a key frame."""
-        yuv_bytes = self.num_envs * len(self.camera_names) * self.width * self.height * 3 // 2
-        return min(30, max(1, SEGMENT_BYTES // yuv_bytes))
+        return min(30, max(1, SEGMENT_BYTES // (self.batch_bytes // 2)))  # yuv420p is half of RGB
 
     @property
     def playback_fps(self) -> Fraction:
@@ -139,8 +143,9 @@ class EpisodeFile:
         self._encoder = encoder
         self._segments = segments
         self._waiting = 0
+        self.folder.mkdir()  # without parents: a dataset that somebody moved away is not begun anew
         for camera in range(len(cfg.camera_names)):
-            self._packets(camera).parent.mkdir(parents=True)
+            self._packets(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
         self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
         _bound_metadata_cache(self.h5)

@@ -96,10 +96,9 @@ class VPLSaver:
             self._read_missing_rows()
         self._round = self._step = 0
         self._metadata_due = 0.0
-        batch_bytes = cfg.num_envs * len(cfg.camera_names) * cfg.width * cfg.height * 3
         self._pool = WriterPool(
             functools.partial(EpisodeWriter, cfg), cfg.writer_workers, cfg.use_processes,
-            slots=max(1, QUEUE_BYTES // batch_bytes), frame_bytes=batch_bytes,
+            slots=max(1, QUEUE_BYTES // cfg.batch_bytes), frame_bytes=cfg.batch_bytes,
         )  # fmt: skip
         self.write_metadata()
 

@@ -17,6 +17,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any, NoReturn, Protocol
@@ -228,17 +229,23 @@ class _Processes:
         for pipe in wait(self._pipes, timeout):
             index = self._pipes.index(pipe)  # type: ignore[arg-type]
             try:
-                kind, value = self._pipes[index].recv()
+                message = self._pipes[index].recv()
             except (EOFError, OSError):
                 self._report_death(index)
-            if kind == "error":
-                raise WorkerError(value)
-            if kind == "result":
-                self._results.append(value)
-            else:
-                self._users[value] -= 1
+            self._take(*message)
+
+    def _take(self, kind: str, value: Any) -> None:
+        if kind == "error":
+            raise WorkerError(value)
+        if kind == "result":
+            self._results.append(value)
+        else:
+            self._users[value] -= 1
 
     def _report_death(self, index: int) -> NoReturn:
+        with suppress(EOFError, OSError):
+            while self._pipes[index].poll():
+                self._take(*self._pipes[index].recv())  # its last words may say why
         process = self._processes[index]
         process.join(timeout=5)
         code = process.exitcode
@@ -248,7 +255,8 @@ class _Processes:
 
 def _in_a_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # h5py adds a paragraph
+        where = f": {error.filename}" if error.filename else ""
+        return f"{os.strerror(error.errno)}{where}"  # h5py adds a paragraph
     return " ".join(str(error).split()) or repr(error)
 
 

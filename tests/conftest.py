@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -48,6 +50,19 @@ def collect_dataset(data_root: Path, *flags: str) -> Path:
     """Run the collector in this process; returns the dataset's folder."""
     assert collector.main(["--data_root", str(data_root), "--simulator", "mujoco", *flags]) == 0
     return max(data_root.iterdir(), key=lambda folder: folder.stat().st_mtime)
+
+
+def start_run(data_root: Path, *flags: str) -> subprocess.Popen:
+    """Start the collector in a process of its own."""
+    command = [sys.executable, str(collector.__file__), "--data_root", str(data_root)]
+    return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(pattern)):
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

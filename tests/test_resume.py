@@ -6,15 +6,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from conftest import collect_dataset
+from conftest import collect_dataset, start_run, wait_for
 
 import collect_tiled_with_checkpoint as collector
 from vpl_dataset import episode_folders, load_episode, validate, validate_episode
@@ -22,18 +20,6 @@ from vpl_episode import SCHEMA
 
 PROJECT = Path(collector.__file__).parent
 FLAGS = "--num_envs 3 --num_episodes 3 --steps 12 --enable_wrist_camera --width 64 --height 48".split()
-
-
-def start_run(data_root: Path, *flags: str) -> subprocess.Popen:
-    command = [sys.executable, str(PROJECT / "collect_tiled_with_checkpoint.py"), "--data_root", str(data_root)]
-    return subprocess.Popen([*command, *FLAGS, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while not list(folder.glob(pattern)):
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()
-        time.sleep(0.01)
 
 
 def children(pid: int) -> list[int]:
@@ -71,7 +57,7 @@ def assert_whole_and_resumable(data_root: Path, reference: Path) -> None:
 
 
 def test_killed_run_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
-    process = start_run(tmp_path, "--writer", ("threads", "processes")[trial % 2])
+    process = start_run(tmp_path, *FLAGS, "--writer", ("threads", "processes")[trial % 2])
     wait_for("*/metadata.json", tmp_path, process)
     time.sleep(random.Random(trial).uniform(0, 3))
     process.kill()
@@ -80,7 +66,7 @@ def test_killed_run_resumes_to_what_an_uninterrupted_one_gives(tmp_path, referen
 
 
 def test_run_whose_writer_is_killed_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
-    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    process = start_run(tmp_path, *FLAGS, "--writer", "processes", "--writer_workers", "2")
     wait_for("*/metadata.json", tmp_path, process)
     time.sleep(random.Random(trial).uniform(0, 3))
     writers = children(process.pid) if process.poll() is None else []
@@ -92,7 +78,7 @@ def test_run_whose_writer_is_killed_resumes_to_what_an_uninterrupted_one_gives(t
 
 
 def test_killed_writer_process_is_reported_and_leaves_no_orphan(tmp_path, reference):
-    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    process = start_run(tmp_path, *FLAGS, "--writer", "processes", "--writer_workers", "2")
     wait_for("*/episode_000", tmp_path, process)
     writers = children(process.pid)
     assert len(writers) == 2
@@ -107,7 +93,7 @@ def test_killed_writer_process_is_reported_and_leaves_no_orphan(tmp_path, refere
 
 
 def test_writer_processes_end_with_a_killed_run(tmp_path):
-    process = start_run(tmp_path, "--writer", "processes", "--writer_workers", "2")
+    process = start_run(tmp_path, *FLAGS, "--writer", "processes", "--writer_workers", "2")
     wait_for("*/episode_000", tmp_path, process)
     writers = children(process.pid)
     process.kill()
@@ -124,7 +110,7 @@ def test_processes_write_the_same_as_threads(tmp_path, reference):
 
 
 def test_second_interrupt_leaves_at_once_and_keeps_whole_episodes(tmp_path):
-    process = start_run(tmp_path, "--num_episodes", "1000")
+    process = start_run(tmp_path, *FLAGS, "--num_episodes", "1000")
     wait_for("*/episode_002", tmp_path, process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.01)
@@ -174,7 +160,7 @@ def test_folder_without_a_dataset_is_refused(tmp_path, capsys):
 
 
 def test_dataset_that_another_process_writes_into_is_refused(tmp_path, reference, capsys):
-    process = start_run(tmp_path, "--num_episodes", "1000")
+    process = start_run(tmp_path, *FLAGS, "--num_episodes", "1000")
     wait_for("*/metadata.json", tmp_path, process)
     (dataset,) = tmp_path.iterdir()
     assert collector.main(["--resume", str(dataset)]) == 1

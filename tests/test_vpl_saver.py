@@ -148,14 +148,24 @@ def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
     assert json.loads((tmp_path / "set" / "metadata.json").read_text())["num_episodes"] == 3
 
 
-def test_failing_writer_is_reported_and_nothing_partial_is_published(tmp_path, monkeypatch):
-    def full_disk(*_args) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("EpisodeFile.flush_to_disk", OSError(28, "No space left on device")),
+        ("EpisodeFile.finish", OSError(5, "Input/output error")),
+        ("SegmentEncoder.encode", av.error.ExternalError(542398533, "Generic error in an external library")),
+    ],
+)
+def test_failing_disk_or_encoder_is_reported_and_nothing_partial_is_published(tmp_path, monkeypatch, part, error):
+    def fail(*_args) -> None:
+        raise error
 
-    monkeypatch.setattr(vpl_episode, "write_mp4", full_disk)
-    with pytest.raises(SaverError, match="No space left on device"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
+    monkeypatch.setattr(f"vpl_episode.{part}", fail)
+    with pytest.raises(SaverError, match=error.strerror), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []
+    with VPLSaver(make_cfg(tmp_path / "set"), resume=True) as saver:
+        assert not (tmp_path / "set" / ".partial" / "episode_000").exists()
 
 
 def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
