@@ -33,7 +33,7 @@ from tqdm import tqdm
 from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve, round_seed
 from vpl_episode import DatasetCfg, SaverError
-from vpl_saver import QUEUE_BYTES, VPLSaver
+from vpl_saver import VPLSaver
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
@@ -147,6 +147,7 @@ def new_folder(data_root: Path, name: str) -> Path:
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
     """The dataset's description."""
     task = TASKS[args.task]
+    workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
     packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return DatasetCfg(
         root=args.resume or new_folder(args.data_root, f"{args.task}_{args.sim_or_real}_{args.robot_name}"),
@@ -170,8 +171,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         fps=args.fps,
         only_success=args.only_success,
         compress=args.compress == "gzip",
-        writer_workers=args.writer_workers,
-        use_processes=args.use_processes,
+        writer_workers=workers,
+        use_processes=args.writer == "processes" or (args.writer == "auto" and workers > MOST_THREADS),
         metadata={
             "arguments": args.given,
             "checkpoint": checkpoint_row(args.checkpoint, args.policy),
@@ -233,7 +234,7 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and refuse; adds `policy`, `cameras`, `use_processes`, `simulator_reason`, `given` (flags as in JSON)."""
+    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
     # usage suppressed: bad input gets one line
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
@@ -268,7 +269,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--device", default="cpu", help="torch device of task and policy")
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
     add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
-    add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes beyond 4 workers")
+    add(
+        "--writer",
+        choices=("auto", "threads", "processes"),
+        default="auto",
+        help="auto: processes from the third worker on",
+    )
     add("--writer_workers", type=int, default=None, help="writers side by side; default: one a core, at most 16")
     add("--resume", type=Path, default=None, metavar="DATASET",
         help="complete this dataset with its recorded flags; only --num_episodes may be raised")  # fmt: skip
@@ -281,7 +287,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         args.simulator_reason = " (auto)" if args.simulator == "auto" else ""
         args.simulator = resolve(args.simulator)
         args.cameras = cameras(args)
-        _choose_writers(parser, args)
         task = TASKS[args.task]
         args.policy = load_policy(args.checkpoint, task.num_obs, task.num_actions)
         if resumed:
@@ -407,22 +412,6 @@ def _check_place(parser: argparse.ArgumentParser, args: argparse.Namespace) -> N
             f"--data_root {place} has {free / 1e9:.2f} GB free and {frames} frames need at least "
             f"{needed / 1e9:.2f} GB; give another folder or fewer --num_episodes"
         )
-
-
-def _choose_writers(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """How many writers, threads or processes; processes get the frames through shared memory."""
-    args.writer_workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
-    needed = max(QUEUE_BYTES, args.num_envs * len(args.cameras) * args.width * args.height * 3)
-    # more than there is would end in SIGBUS, and Docker gives a container 64 MB
-    free = shutil.disk_usage("/dev/shm").free
-    if args.writer == "processes" and free < needed:
-        parser.error(
-            f"--writer processes needs {needed / 1e6:.0f} MB of shared memory, /dev/shm has {free / 1e6:.0f} MB free; "
-            "use --writer threads, or docker run --shm-size 2g"
-        )
-    args.use_processes = args.writer == "processes" or (
-        args.writer == "auto" and args.writer_workers > MOST_THREADS and free >= needed
-    )
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

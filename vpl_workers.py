@@ -5,21 +5,22 @@
     pool.close()
 
 Threads share the arrays. Processes read them from a ring of shared memory, into which `submit` copies; they go around
-the GIL and HDF5's global lock, which bind from about four workers on (5 to 7 thousand frames a second in one process).
+the GIL and HDF5's global lock, which bind from the third worker on (benchmarks/README.md).
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import mmap
 import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.shared_memory import SharedMemory
+from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn, Protocol
 
 import numpy as np
@@ -166,24 +167,30 @@ class _CountDown:
 
 
 class _Processes:
+    """Started as programs of their own: multiprocessing would import the caller's script, torch and all, in each."""
+
     def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: int) -> None:
-        context = multiprocessing.get_context("spawn")  # fork is unsafe once OpenGL, CUDA or threads have started
-        self._memory = SharedMemory(create=True, size=max(1, slots * frame_bytes))
         self._frame_bytes = frame_bytes
+        # anonymous: gone with its last user, however that ends, and not bound by the size of /dev/shm
+        descriptor = os.memfd_create("frames")
+        os.ftruncate(descriptor, max(1, slots * frame_bytes))
+        self._memory = mmap.mmap(descriptor, 0)
         self._users = [0] * slots
         """How many workers have yet to finish with each slot."""
         self._slot = 0
         self._results: list[Any] = []
         self._pipes: list[Connection] = []
-        self._processes = []
+        self._processes: list[subprocess.Popen] = []
         for index in range(workers):
-            ours, theirs = context.Pipe()
-            arguments = (make_handler, index, theirs, self._memory.name, frame_bytes)
-            process = context.Process(target=_process_main, args=arguments, name=f"writer-{index}", daemon=True)
-            process.start()
+            ours, theirs = Pipe()
+            inherited = (theirs.fileno(), descriptor)
+            command = [sys.executable, __file__, *map(str, inherited)]
+            self._processes.append(subprocess.Popen(command, pass_fds=inherited))
             theirs.close()  # so that its death is the end of our pipe
             self._pipes.append(ours)
-            self._processes.append(process)
+            self._send(index, sys.path)  # before what needs it to be unpickled
+            self._send(index, (make_handler, index, frame_bytes))
+        os.close(descriptor)
 
     def wait_for_slot(self) -> None:
         self._receive(timeout=0)
@@ -196,7 +203,7 @@ class _Processes:
         if frames is not None:
             shape = frames.shape
             start = self._slot * self._frame_bytes
-            np.ndarray(shape, frames.dtype, self._memory.buf, start)[:] = frames
+            np.ndarray(shape, frames.dtype, self._memory, start)[:] = frames
         self._users[self._slot] = len(self._pipes)
         for index, item in enumerate(items):
             self._send(index, (self._slot, item, shape))
@@ -212,14 +219,13 @@ class _Processes:
         for pipe in self._pipes:
             pipe.close()  # a worker takes it as the end
         for process in self._processes:
-            process.join(timeout=10)
-            if process.is_alive():
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
                 process.kill()
-                process.join()
-        self._memory.close()
-        self._memory.unlink()
+                process.wait()
 
-    def _send(self, index: int, message: tuple) -> None:
+    def _send(self, index: int, message: Any) -> None:
         try:
             self._pipes[index].send(message)
         except OSError:
@@ -246,10 +252,11 @@ class _Processes:
         with suppress(EOFError, OSError):
             while self._pipes[index].poll():
                 self._take(*self._pipes[index].recv())  # its last words may say why
-        process = self._processes[index]
-        process.join(timeout=5)
-        code = process.exitcode
-        how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with exit code {code}"
+        try:
+            code = self._processes[index].wait(timeout=5)
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "stopped answering"
         raise WorkerError(f"writer process {index} {how}")
 
 
@@ -260,14 +267,17 @@ def _in_a_line(error: Exception) -> str:
     return " ".join(str(error).split()) or repr(error)
 
 
-def _process_main(make_handler: MakeHandler, index: int, pipe: Connection, memory_name: str, frame_bytes: int) -> None:
+def _process_main() -> None:
+    """A worker process; the arguments are the descriptors of its pipe and of the frames' memory."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stepping process decides
+    pipe, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
+    sys.path[:] = pipe.recv()
+    make_handler, index, frame_bytes = pipe.recv()
     handler = make_handler(index)
-    memory = SharedMemory(memory_name)
     try:
         while True:
             slot, item, shape = pipe.recv()
-            frames = None if shape is None else np.ndarray(shape, np.uint8, memory.buf, slot * frame_bytes)
+            frames = None if shape is None else np.ndarray(shape, np.uint8, memory, slot * frame_bytes)
             for result in handler.handle(item, frames):
                 pipe.send(("result", result))
             del frames
@@ -278,3 +288,7 @@ def _process_main(make_handler: MakeHandler, index: int, pipe: Connection, memor
         pipe.send(("error", _in_a_line(error)))
     finally:
         handler.abandon()
+
+
+if __name__ == "__main__":
+    _process_main()

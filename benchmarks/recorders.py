@@ -211,9 +211,9 @@ RECORDERS: dict[str, Callable[[], Record]] = {
     "ours, none, processes": lambda: ours(compress=False, use_processes=True),
     "ours, gzip, behind a simulator of 800 frames/s": lambda: ours(step_s=0.05),
     "buffered, imageio": buffered,
-    "LeRobot, streaming H.264": lerobot,
-    "robomimic, gzip": lambda: gzip_demos("robomimic"),
-    "Isaac Lab, gzip": lambda: gzip_demos("Isaac Lab"),
+    "LeRobot, streaming H.264, no lossless images": lerobot,
+    "robomimic, gzip, no video": lambda: gzip_demos("robomimic"),
+    "Isaac Lab, gzip, no video": lambda: gzip_demos("Isaac Lab"),
     "memory copy": memory_copy,
     "fsynced write": fsynced_write,
     "deflate alone": deflate_alone,
@@ -253,9 +253,11 @@ def cpu_s() -> float:
 
 def memory_mb() -> float:
     """Memory of this process and its children, without mapped files: FRAMES.npy is one."""
-    total = 0
+    total, own_command = 0, Path("/proc/self/cmdline").read_bytes()
     for process in ["self", *Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]:
         try:
+            if process != "self" and Path(f"/proc/{process}/cmdline").read_bytes() == own_command:
+                continue  # forked and not yet another program: its memory is ours
             status = Path(f"/proc/{process}/status").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue  # a child that has just ended

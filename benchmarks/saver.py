@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, dict[str, list[dict]]] = {}
     with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
         clips = render_clips(Path(folder), args)
-        pythons = {"LeRobot, streaming H.264": lerobot_python(args.lerobot_venv)}
+        pythons = {"LeRobot, streaming H.264, no lossless images": lerobot_python(args.lerobot_venv)}
         for _ in range(args.repetitions):
             for kind, clip in clips.items():
                 for name in args.recorders:
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     medians = {kind: {name: median_of(runs) for name, runs in rows.items()} for kind, rows in results.items()}
     for kind, rows in medians.items():
         print(f"\n{kind}\n\n{table(rows)}\n\n{ratios(rows)}")
-    settings = {name: str(value) for name, value in vars(args).items() if name not in ("recorders", "lerobot_venv")}
+    settings = {name: getattr(args, name) for name in ("num_envs", "steps", "width", "height", "repetitions")}
     args.results.write_text(json.dumps({"machine": machine(), "arguments": settings, "median": medians}, indent=1))
     draw(medians, args.chart)
     return 0
@@ -217,7 +217,7 @@ def ratios(rows: dict[str, dict[str, float]]) -> str:
     """Our frames/s against the peers', our CPU time against its parts'."""
     lines = []
     for mine in ("ours, gzip", "ours, none"):
-        for peer in ("buffered, imageio", "LeRobot, streaming H.264"):
+        for peer in ("buffered, imageio", "LeRobot, streaming H.264, no lossless images"):
             if {mine, peer} <= set(rows):
                 lines.append(
                     f"{mine} / {peer}: {rows[mine]['frames_per_s'] / rows[peer]['frames_per_s']:.1f} x frames/s"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,18 +75,3 @@ def test_read_only_disk_is_refused_before_anything_is_booted(small_disk, monkeyp
         (error,) = capsys.readouterr().err.strip().splitlines()
         assert refusal.value.code == 2
         assert f"{flags[0]} {flags[1]} cannot be written: Read-only file system" in error
-
-
-def test_processes_are_refused_where_shared_memory_is_too_small_and_not_chosen(tmp_path, monkeypatch, capsys):
-    usage = namedtuple("usage", "total used free")
-    disk_usage = shutil.disk_usage
-    docker = usage(64 << 20, 0, 64 << 20)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: docker if path == "/dev/shm" else disk_usage(path))
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
-    flags = ["--data_root", str(tmp_path), "--num_envs", "300"]
-    assert not collector.parse_args(flags).use_processes
-    assert collector.parse_args([*flags[:2], "--num_envs", "20"]).use_processes
-    with pytest.raises(SystemExit):
-        collector.parse_args([*flags, "--writer", "processes"])
-    (error,) = capsys.readouterr().err.strip().splitlines()
-    assert "--writer processes needs 69 MB" in error and "--writer threads" in error

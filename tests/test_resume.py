@@ -27,7 +27,7 @@ def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in found if b"vpl_workers.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def assert_same_content(dataset: Path, reference: Path) -> None:
