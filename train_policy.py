@@ -23,7 +23,10 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
-from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
+from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load
+
+EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
+"""Isaac Lab trains with its own train.py; any of its checkpoints works here."""
 
 AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
     "seed": 42,
@@ -84,7 +87,7 @@ def train(args: argparse.Namespace) -> int:
     """Train, report and save."""
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
     torch.manual_seed(args.seed)
-    simulator = resolve(args.simulator)
+    simulator = args.simulator
     cfg = SimulatorCfg(task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device)
     agent_cfg = {**AGENT_CFG, "seed": args.seed}
     print(f"training on {simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True)
@@ -183,7 +186,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         usage=argparse.SUPPRESS,
     )
     parser.add_argument("--task", default="Isaac-Open-Drawer-Franka-v0", choices=sorted(TASKS), help="what to learn")
-    parser.add_argument("--simulator", default="auto", choices=["auto", *SIMULATORS], help="where to learn it")
+    parser.add_argument("--simulator", default=EMBEDDED[0], choices=EMBEDDED, help="where to learn it")
     parser.add_argument("--num_envs", type=int, default=512, help="envs simulated side by side")
     parser.add_argument("--max_iterations", type=int, default=300, help="PPO iterations of num_envs x 48 steps")
     parser.add_argument("--save_interval", type=int, default=50, help="iterations between two checkpoints")

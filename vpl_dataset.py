@@ -20,7 +20,16 @@ import av
 import h5py
 import numpy as np
 
-from vpl_episode import ATTRIBUTES, FORMAT_VERSION, SCHEMA, all_episode_folders, final_metric, read_row
+from vpl_episode import (
+    ATTRIBUTES,
+    FORMAT_VERSION,
+    OPTIONAL,
+    SCHEMA,
+    SUCCESS_ATTRIBUTES,
+    all_episode_folders,
+    final_metric,
+    read_row,
+)
 
 LEAST_PSNR_DB = 25.0
 """Of a video frame against its row; x264 at crf 18 gives 35 to 45."""
@@ -83,23 +92,23 @@ def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
 def info(dataset: Path) -> None:
     """Print a row an episode and the totals."""
     print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'drawer':>9}{'size':>10}")
-    frames, successes, seconds, size = 0, 0, 0.0, 0
+    frames, successes, seconds, size = 0, [], 0.0, 0
     for episode in iter_episodes(dataset):
         attrs, folder_size = episode.attrs, sum(f.stat().st_size for f in episode.folder.rglob("*") if f.is_file())
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
+        success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
+        drawer = f"{episode['drawer_pos'][-1]:.3f} m" if "drawer_pos" in episode.h5 else "-"
         print(
-            f"{episode.folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{'yes' if attrs['success'] else 'no':>9}"
-            f"{episode['drawer_pos'][-1]:>7.3f} m{folder_size / 1e6:>7.1f} MB"
+            f"{episode.folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{success:>9}{drawer:>9}"
+            f"{folder_size / 1e6:>7.1f} MB"
         )
-        frames, successes = frames + attrs["num_frames"], successes + attrs["success"]
-        seconds, size = seconds + duration, size + folder_size
-        last = episode.attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
+        frames, seconds, size = frames + attrs["num_frames"], seconds + duration, size + folder_size
+        successes += [attrs["success"]] if "success" in attrs else []
+        last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
     count = len(episode_folders(dataset))
     height, width = last["shape"][2:4]
-    print(
-        f"\n{count} episodes, {successes} successful ({successes / count:.1%}); {frames} rows, {seconds:.0f} s, ",
-        end="",
-    )
+    rate = f", {sum(successes)} successful ({sum(successes) / count:.1%})" if successes else ""
+    print(f"\n{count} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
     print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
 
@@ -116,7 +125,7 @@ def validate_episode(folder: Path) -> list[str]:
     if not (folder / f"{folder.name}.h5").is_file():
         return [f"has no {folder.name}.h5"]
     with load_episode(folder) as episode:
-        return [*_columns(episode), *_labels(episode)] or [*_videos(episode)]
+        return [*_columns(episode), *_labels(episode), *_success(episode)] or [*_videos(episode)]
 
 
 def _columns(episode: Episode) -> Iterator[str]:
@@ -124,7 +133,8 @@ def _columns(episode: Episode) -> Iterator[str]:
     sizes: dict[str, int] = {"T": int(episode.attrs.get("num_frames", -1))}
     for name, column in SCHEMA.items():
         if name not in episode.h5:
-            yield f"{name} is missing"
+            if name not in OPTIONAL or name == episode.attrs.get("success_metric"):
+                yield f"{name} is missing"
             continue
         data = episode[name]
         if data.dtype != column.dtype or data.ndim != len(column.shape):
@@ -147,12 +157,21 @@ def _labels(episode: Episode) -> Iterator[str]:
         yield f"attributes {', '.join(missing)} are missing"
     elif attrs["format_version"] != FORMAT_VERSION:
         yield f"format version {attrs['format_version']}, this program reads {FORMAT_VERSION}"
+    if "timestamps" in episode.h5 and (np.diff(episode["timestamps"][:]) <= 0).any():
+        yield "timestamps do not increase"
+
+
+def _success(episode: Episode) -> Iterator[str]:
+    """The label is what the metric's column says, or both are absent."""
+    attrs, present = episode.attrs, [name for name in SUCCESS_ATTRIBUTES if name in episode.attrs]
+    if not present and "drawer_pos" not in episode.h5:
+        return  # this task has no measure of success
+    if missing := set(SUCCESS_ATTRIBUTES) - set(present):
+        yield f"attributes {', '.join(sorted(missing))} are missing"
     elif attrs["success_metric"] in episode.h5:
         metric = final_metric(episode.h5, attrs["success_metric"])
         if attrs["success"] != (metric >= attrs["success_threshold"]):
             yield f"success is {attrs['success']} but {attrs['success_metric']} ends at {metric:.3f}"
-    if "timestamps" in episode.h5 and (np.diff(episode["timestamps"][:]) <= 0).any():
-        yield "timestamps do not increase"
 
 
 def _videos(episode: Episode) -> Iterator[str]:

@@ -60,9 +60,12 @@ SCHEMA: dict[str, Column] = {
 }
 ATTRIBUTES = (
     "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
-    "step_dt", "video_interval", "language_instruction", "success", "terminated", "truncated", "success_metric",
-    "success_threshold",
+    "step_dt", "video_interval", "language_instruction", "terminated", "truncated",
 )  # fmt: skip
+SUCCESS_ATTRIBUTES = ("success", "success_metric", "success_threshold")
+"""Absent where the task has no measure of success."""
+OPTIONAL = ("ee_position", "ee_rotation", "drawer_pos")
+"""Columns that are absent where the task has no such thing."""
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
 SEGMENT_BYTES = 48 << 20
 """Frames that may wait for the video encoders, which take a segment of at most 30 frames of a video at a time."""
@@ -95,7 +98,8 @@ class DatasetCfg:
     obs_terms: Mapping[str, int]
     state_spec: str
     seed: int
-    success_metric: str
+    success_metric: str | None
+    """The column whose last row decides about success; None: nothing does."""
     success_threshold: float
     language_instruction: str
     video_interval: int = 1
@@ -178,22 +182,25 @@ class EpisodeFile:
         if self._waiting == len(self._segments[0]):
             self._encode_segments()
 
-    def finish(self, terminated: bool, truncated: bool) -> bool:
-        """Complete, close and check the episode's files; returns whether it is a success."""
+    def finish(self, terminated: bool, truncated: bool) -> bool | None:
+        """Complete, close and check the episode's files; returns whether it is a success, None without a measure."""
         cfg = self.cfg
         self._color.resize(self.num_frames, axis=0)
         for table in self._tables:
             table.flush()
         if "full_rate" in self.h5:
             self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
-        success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
         self.h5.attrs.update(
             format_version=FORMAT_VERSION, task=cfg.task, simulator=cfg.simulator, **self._identity, seed=cfg.seed,
             num_frames=self.num_frames, fps=float(cfg.playback_fps), step_dt=cfg.step_dt,
-            video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, success=success,
-            terminated=terminated, truncated=truncated, success_metric=cfg.success_metric,
-            success_threshold=cfg.success_threshold,
+            video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
+            truncated=truncated,
         )  # fmt: skip
+        success = None
+        if cfg.success_metric is not None:
+            success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
+            values = (success, cfg.success_metric, cfg.success_threshold)
+            self.h5.attrs.update(zip(SUCCESS_ATTRIBUTES, values, strict=True))
         self._describe_columns()
         self._check_rows()
         self.h5.close()
@@ -216,16 +223,18 @@ class EpisodeFile:
             for name in ("joint_pos", "joint_vel", "joint_pos_target"):
                 group[name].attrs["names"] = list(cfg.joint_names)
             group["proprio"].attrs["terms"] = json.dumps(terms)
-            group["ee_rotation"].attrs["order"] = "xyzw"
+            if "ee_rotation" in group:
+                group["ee_rotation"].attrs["order"] = "xyzw"
             group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
-        wrong = {name: len(self.h5[name]) for name in LOW_DIM if len(self.h5[name]) != self.num_frames}
+        names = [name for name in LOW_DIM if name in self.h5 or name not in OPTIONAL]
+        wrong = {name: len(self.h5[name]) for name in names if len(self.h5[name]) != self.num_frames}
         if "full_rate" in self.h5:
             full_rate = self.h5["full_rate"]
-            steps = {len(full_rate[name]) for name in LOW_DIM}
+            steps = {len(full_rate[name]) for name in names}
             if len(steps) != 1 or -(-min(steps) // self.cfg.video_interval) != self.num_frames:
                 wrong["full_rate"] = max(steps)
         stored = self._color.id.get_num_chunks()
@@ -302,14 +311,13 @@ def all_episode_folders(root: Path) -> list[Path]:
 
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
-    names = ("episode_index", "round", "env_index", "num_frames", "success", "terminated", "truncated")
+    names = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
     with h5py.File(folder / f"{folder.name}.h5") as file:
-        metric = file.attrs["success_metric"]
-        return {
-            **{name: file.attrs[name].item() for name in names},
-            f"final_{metric}": round(final_metric(file, metric), 4),
-            "path": str(folder.relative_to(root)),
-        }
+        row = {name: file.attrs[name].item() for name in names}
+        if (metric := file.attrs.get("success_metric")) is not None:
+            row |= {"success": file.attrs["success"].item()}
+            row |= {f"final_{metric}": round(final_metric(file, metric), 4)}
+        return {**row, "path": str(folder.relative_to(root))}
 
 
 def final_metric(h5: h5py.File, metric: str) -> float:

@@ -21,9 +21,10 @@ that it answered, and that action's reward. SI units, radians; world = the env's
 every control step, and `frame_step` (T,) int64, the control step of each row.
 
 Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback
-rate), step_dt (s), video_interval, language_instruction, success with success_metric and success_threshold (success is
-`<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is), terminated (the task ended it), truncated
-(time-out, or --steps reached).
+rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
+--steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
+`<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
+no such thing.
 
 An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
 """
@@ -103,6 +104,11 @@ class VPLSaver:
         self.write_metadata()
 
     @property
+    def num_successes(self) -> int:
+        """Successful among `episodes`."""
+        return sum(row["success"] for row in self.episodes)
+
+    @property
     def writer_wait_s(self) -> float:
         """Seconds that the stepping thread waited for the writers."""
         return self._pool.wait_s
@@ -138,7 +144,7 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
-        low_dim = {name: array for name, array in vars(sample).items() if name != "color"}
+        low_dim = {name: array for name, array in vars(sample).items() if name != "color" and array is not None}
         low_dim |= {"action": action, "joint_pos_target": joint_pos_target, "reward": reward}
         low_dim["timestamps"] = np.full(self.cfg.num_envs, self._step * self.cfg.step_dt)
         parts = [
@@ -182,7 +188,7 @@ class VPLSaver:
             "task": self.cfg.task,
             "simulator": self.cfg.simulator,
             "num_episodes": len(episodes),
-            "num_successes": sum(row["success"] for row in episodes),
+            **({"num_successes": self.num_successes} if self.cfg.success_metric else {}),
             "writer_wait_s": round(self.writer_wait_s, 3),
             **self.cfg.metadata,
             "episodes": episodes,
@@ -287,7 +293,7 @@ class EpisodeWriter:
                     published.append((env, success, flusher.submit(episode.flush_to_disk)))
             return [self._rename(env, success, flushed) for env, success, flushed in published]
 
-    def _rename(self, env: int, success: bool, flushed: Future[None]) -> dict[str, Any]:
+    def _rename(self, env: int, success: bool | None, flushed: Future[None]) -> dict[str, Any]:
         flushed.result()
         episode, parent = self._open[env], self._cfg.root
         if self._cfg.only_success and not success:

@@ -21,8 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import collect_flags
 import collect_tiled_with_checkpoint as collector
-from simulators import DrawerEnv, SimulatorCfg, load, round_seed
+from simulators import DrawerEnv, load, round_seed
 from vpl_saver import VPLSaver
 
 
@@ -34,8 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
         flags = f"--num_envs {args.num_envs} --num_episodes 1 --steps {args.steps} --enable_wrist_camera"
         flags += f" --width {args.width} --height {args.height} --data_root {folder}"
-        job = collector.parse_args(flags.split())
-        cfg = SimulatorCfg(task=job.task, num_envs=job.num_envs, cameras=job.cameras, seed=job.seed)
+        job = collect_flags.parse_args(flags.split())
+        cfg = collector.simulator_cfg(job)
         frames = job.num_envs * job.steps * len(job.cameras)
         with load(job.simulator)(cfg) as env:
             print(f"{frames} frames a run at {job.width}x{job.height}, {env.describe()}")

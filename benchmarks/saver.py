@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from recorders import CAMERAS, RECORDERS
 
-import collect_tiled_with_checkpoint as collector
+import collect_flags
 from simulators import SimulatorCfg, load, round_seed
 
 matplotlib.use("Agg")
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 def render_clips(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     """Frames (T, N, C, H, W, 3) uint8 of one episode an env, without and with grain, as .npy files."""
     flags = f"--num_envs {args.num_envs} --steps {args.steps} --width {args.width} --height {args.height}"
-    job = collector.parse_args([*flags.split(), "--enable_wrist_camera", "--data_root", str(folder)])
+    job = collect_flags.parse_args([*flags.split(), "--enable_wrist_camera", "--data_root", str(folder)])
     shape = (args.steps, args.num_envs, len(CAMERAS), args.height, args.width, 3)
     paths = {kind: folder / f"{kind.replace(' ', '_')}.npy" for kind in ("renders", "renders with grain")}
     clean, grainy = (np.lib.format.open_memmap(path, "w+", np.uint8, shape) for path in paths.values())

@@ -29,8 +29,8 @@ class TaskSpec:
     num_actions: int
     max_episode_length: int
     """Control steps until the time-out."""
-    success_metric: str
-    """The dataset whose last row decides about success."""
+    success_metric: str | None
+    """The dataset whose last row decides about success; None: the task has no measure of it."""
     success_threshold: float
     """`success` is `success_metric[-1] >= success_threshold` (m for a drawer)."""
     language_instruction: str
@@ -48,6 +48,10 @@ TASKS: dict[str, TaskSpec] = {
     "Isaac-Open-Drawer-Franka-v0": OPEN_DRAWER,
     "Isaac-Open-Drawer-Franka-Play-v0": OPEN_DRAWER,
 }
+
+
+HAND_R_GRIPPER = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])
+"""The axes of CameraCfg's frame "gripper" in the panda_hand body's; both have the same origin."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,14 @@ class SimulatorCfg:
     """Torch device of observations, rewards and the policy."""
     env_spacing: float = 2.5
     """Distance between the envs' origins in m, where they share one world."""
+    headless: bool = True
+    """Isaac Lab: no window."""
+    rendering_mode: str | None = None
+    """Isaac Lab: AppLauncher's preset; None: its default."""
+    kit_args: str = ""
+    """Isaac Lab: arguments for Omniverse Kit."""
+    rerenders: int = 3
+    """Isaac Lab: renders before the first picture after a jump of the state."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +134,12 @@ class Sample:
     """(N, J) float32, rad (fingers m)."""
     joint_vel: np.ndarray
     """(N, J) float32, rad/s (fingers m/s)."""
-    ee_position: np.ndarray
-    """Tool centre point in the env frame, (N, 3) float32, m."""
-    ee_rotation: np.ndarray
+    ee_position: np.ndarray | None
+    """Tool centre point in the env frame, (N, 3) float32, m; None: the robot has none that is known."""
+    ee_rotation: np.ndarray | None
     """Its orientation in the env frame, (N, 4) float32 unit quaternion x, y, z, w."""
-    drawer_pos: np.ndarray
-    """The drawer's joint, (N,) float32, m."""
+    drawer_pos: np.ndarray | None
+    """The drawer's joint, (N,) float32, m; None: there is no drawer."""
     extrinsics: np.ndarray
     """`T_world_cam`, (N, C, 4, 4) float64, OpenCV camera axes, world = the env's own origin."""
     sim_state: np.ndarray
@@ -148,6 +160,7 @@ class DrawerEnv(Protocol):
     episode_length_buf: torch.Tensor
     """Control steps since each env's reset, (N,) int64."""
     cfg: SimulatorCfg
+    task: TaskSpec
     step_dt: float
     """Seconds between two control steps."""
     cameras: tuple[CameraCfg, ...]
@@ -200,25 +213,35 @@ class _Simulator:
     class_name: str
     requires: str
     """The package whose presence makes `auto` take this simulator."""
+    remedy: str
+    """What to do where it is missing."""
 
 
 SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is installed
-    "mujoco": _Simulator("simulators.mujoco_drawer", "MujocoDrawerEnv", requires="mujoco"),
-}
+    "isaac": _Simulator(
+        "simulators.isaac_drawer", "IsaacDrawerEnv", requires="isaaclab",
+        remedy="run in nvcr.io/nvidia/isaac-lab:2.2.0 through isaaclab.sh -p, or use --simulator mujoco",
+    ),
+    "mujoco": _Simulator(
+        "simulators.mujoco_drawer", "MujocoDrawerEnv", requires="mujoco", remedy="pip install mujoco"
+    ),
+}  # fmt: skip
 
 
 def resolve(name: str) -> str:
     """The simulator that `name` ("auto" or a key of SIMULATORS) stands for on this machine.
 
     Raises:
-        ValueError: no simulator is installed.
+        ValueError: it is unknown or not installed.
     """
-    if name != "auto":
-        return name
-    for candidate, simulator in SIMULATORS.items():
-        if importlib.util.find_spec(simulator.requires) is not None:
+    if name not in ("auto", *SIMULATORS):
+        raise ValueError(f"--simulator '{name}' is unknown; available: auto, {', '.join(SIMULATORS)}")
+    candidates = SIMULATORS if name == "auto" else (name,)
+    for candidate in candidates:
+        if importlib.util.find_spec(SIMULATORS[candidate].requires) is not None:
             return candidate
-    raise ValueError("no simulator is installed: pip install mujoco")
+    missing = SIMULATORS[candidate]
+    raise ValueError(f"--simulator {name}: this Python has no package '{missing.requires}'; {missing.remedy}")
 
 
 def load(name: str) -> Callable[[SimulatorCfg], DrawerEnv]:

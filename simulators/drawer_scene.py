@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from simulators import CameraCfg
+from simulators import HAND_R_GRIPPER, CameraCfg
 from simulators.panda_meshes import panda_meshes
 
 PHYSICS_DT = 1 / 120
@@ -115,7 +115,6 @@ _BOXES = (  # collision: link, centre, half size
     ("rightfinger", (0, 0.0072, 0.0450), (0.0088, 0.0072, 0.0089)),
     ("rightfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
 )
-_HAND_R_GRIPPER = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])  # CameraCfg.frame == "gripper"
 _ROOM, _VISUAL, _COLLISION = 1, 2, 3  # geom groups; the renderers draw groups 0-2
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
@@ -256,7 +255,7 @@ def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:
     rotation, position = pose[:3, :3], pose[:3, 3]
     if camera.frame == "gripper":
         body = spec.body("hand")
-        rotation, position = _HAND_R_GRIPPER @ rotation, _HAND_R_GRIPPER @ position
+        rotation, position = HAND_R_GRIPPER @ rotation, HAND_R_GRIPPER @ position
     quat = np.empty(4)
     mujoco.mju_mat2Quat(quat, (rotation @ np.diag([1.0, -1.0, -1.0])).ravel())  # OpenCV axes -> OpenGL's
     body.add_camera(name=camera.name, pos=position, quat=quat, fovy=camera.vertical_fov_deg)

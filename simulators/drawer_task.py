@@ -128,7 +128,7 @@ class DrawerTaskEnv(ABC):
     obs_terms = OBS_TERMS
 
     def __init__(self, cfg: SimulatorCfg, joint_range: np.ndarray) -> None:
-        task = TASKS[cfg.task]
+        self.task = task = TASKS[cfg.task]
         self.cfg = cfg
         self.num_envs, self.num_actions = cfg.num_envs, task.num_actions
         self.max_episode_length = task.max_episode_length

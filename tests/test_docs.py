@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import collect_flags
 import collect_tiled_with_checkpoint
 import train_policy
 import vpl_dataset
@@ -64,8 +65,8 @@ def test_commands_in_the_documents_parse(document, monkeypatch, tmp_path):
         raise Parsed
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
-    monkeypatch.setattr(collect_tiled_with_checkpoint, "load_policy", lambda *_: None)
-    monkeypatch.setattr(collect_tiled_with_checkpoint, "_recorded", lambda *_: {})
+    monkeypatch.setattr(collect_flags, "load_policy", lambda *_: None)
+    monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(vpl_dataset, "info", stop)
     monkeypatch.setattr(vpl_dataset, "validate", stop)

@@ -15,7 +15,7 @@ import torch
 from conftest import TASK, collect_dataset
 
 from checkpoint_policy import load_policy
-from collect_tiled_with_checkpoint import SHIPPED_CHECKPOINT
+from collect_flags import SHIPPED_CHECKPOINT
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM

@@ -1,0 +1,124 @@
+"""The self-check passes on a sound simulator, and each fault fails the line that names it and no other."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from conftest import BOTH
+
+from checkpoint_policy import CheckpointPolicy, load_policy
+from self_check import NO_RT_CORES, SHEET_COLUMNS, Check, self_check, table
+from simulators import DrawerEnv, Sample
+
+SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "open_drawer_franka" / "model.pt"
+LINES = ["renderer", "encoder", "checkpoint", "lag", "calibration overview", "calibration wrist", "pictures"]
+
+
+@pytest.fixture
+def policy() -> CheckpointPolicy:
+    return load_policy(SHIPPED_CHECKPOINT, 31, 8)
+
+
+class AlteredEnv:
+    """A simulator whose samples went through `alter`."""
+
+    def __init__(self, env: DrawerEnv, alter: Callable[[Sample], Sample]) -> None:
+        self._env, self._alter = env, alter
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._env, name)
+
+    def capture(self, render: bool = True) -> Sample:
+        return self._alter(self._env.capture(render))
+
+
+def late(sample: Sample, previous: list[np.ndarray]) -> Sample:
+    """The pictures of the capture before."""
+    if sample.color is None:
+        return sample
+    previous.append(sample.color)
+    return replace(sample, color=previous[max(len(previous) - 2, 0)])
+
+
+def misplaced(sample: Sample) -> Sample:
+    """Extrinsics 3 cm and 8 degrees from where the wrist camera is."""
+    error, angle = np.eye(4), np.radians(8)
+    error[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
+    error[0, 3] = 0.03
+    extrinsics = sample.extrinsics.copy()
+    extrinsics[:, 1] = extrinsics[:, 1] @ error
+    return replace(sample, extrinsics=extrinsics)
+
+
+def mirrored(sample: Sample) -> Sample:
+    return sample if sample.color is None else replace(sample, color=sample.color[..., ::-1, :])
+
+
+def black(sample: Sample) -> Sample:
+    """The overview camera sees nothing."""
+    return sample if sample.color is None else replace(sample, color=sample.color * np.uint8([[[[0]]], [[[1]]]]))
+
+
+def failing(checks: list[Check]) -> list[str]:
+    print(table(checks))
+    assert [check.name for check in checks] == LINES
+    return [check.name for check in checks if not check.passed]
+
+
+def test_sound_simulator_passes_and_gets_a_contact_sheet(make_env, policy, tmp_path):
+    env = make_env(num_envs=3, cameras=BOTH)
+    checks = self_check(env, policy, tmp_path / "sheet.png")
+    assert failing(checks) == []
+    assert all(check.judged for check in checks)
+    sheet = iio.imread(tmp_path / "sheet.png")
+    assert sheet.shape == (2 * 120, SHEET_COLUMNS * 160, 3)
+    assert (sheet[120:] == (255, 0, 200)).all(axis=2).any(), "no cross at the tool centre point"
+
+
+@pytest.mark.parametrize(
+    ("alter", "lines"),
+    [
+        (partial(late, previous=[]), ["lag"]),
+        (misplaced, ["calibration wrist"]),
+        (mirrored, ["calibration overview", "calibration wrist"]),
+        (black, ["pictures"]),
+    ],
+    ids=["late", "misplaced", "mirrored", "black"],
+)
+def test_fault_of_a_camera_fails_its_own_line(make_env, policy, tmp_path, alter, lines):
+    env = AlteredEnv(make_env(num_envs=2, cameras=BOTH), alter)
+    assert failing(self_check(env, policy, tmp_path / "sheet.png")) == lines
+
+
+def test_checkpoint_of_other_widths_fails_its_own_line(make_env, tmp_path):
+    policy = torch.nn.Linear(23, 7)
+    policy.num_obs, policy.num_actions = 23, 7
+    checks = self_check(make_env(num_envs=2, cameras=BOTH), policy, tmp_path / "sheet.png")
+    assert failing(checks) == ["checkpoint"]
+    assert "23 observations, 7 actions; the task has 31 and 8" in checks[2].figure
+
+
+def test_untrained_checkpoint_fails_its_own_line(make_env, policy, tmp_path):
+    torch.manual_seed(0)
+    untrained = copy.deepcopy(policy)
+    for layer in untrained.network:
+        if isinstance(layer, torch.nn.Linear):
+            layer.reset_parameters()
+    assert failing(self_check(make_env(num_envs=2, cameras=BOTH), untrained, tmp_path / "sheet.png")) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "has_rt_cores"),
+    [("NVIDIA A100-SXM4-80GB", False), ("NVIDIA H100 80GB HBM3", False), ("Tesla V100-PCIE-16GB", False),
+     ("NVIDIA L40S", True), ("NVIDIA A10G", True), ("NVIDIA RTX A1000", True), ("NVIDIA GeForce RTX 4090", True)],
+)  # fmt: skip
+def test_gpus_without_rt_cores_are_known(gpu, has_rt_cores):
+    assert (NO_RT_CORES.search(f"simulator isaac, gpu {gpu}, rerenders 3") is None) == has_rt_cores
