@@ -30,7 +30,7 @@ from checkpoint_policy import CheckpointPolicy
 from collect_flags import camera_rows, checkpoint_row, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
-from vpl_episode import DatasetCfg, SaverError
+from vpl_episode import OPTIONAL, DatasetCfg, SaverError
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -88,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
         check_fit(args, env)
         dataset = dataset_cfg(args, env)
         print(f"dataset     {dataset.root}", flush=True)
+        if absent := dataset.metadata["not_recorded"]:
+            print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
         start = time.monotonic()
         with VPLSaver(dataset, resume=args.resume is not None) as saver, progress_bar(args) as bar:
             found = total_frames(saver)
@@ -214,6 +216,7 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
             "checkpoint": checkpoint_row(args.checkpoint, args.policy),
             "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
             "cameras": camera_rows(args.cameras),
+            "not_recorded": not_recorded(env),
             "conventions": {
                 "units": "m, rad, s", "quaternions": "x, y, z, w", "world": "the env's own origin, at the robot's base",
                 "extrinsics": "camera to world, OpenCV camera axes",
@@ -221,6 +224,13 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
             },
         },
     )  # fmt: skip
+
+
+def not_recorded(env: DrawerEnv) -> list[str]:
+    """What the format has and this task has not."""
+    sample = env.capture(render=False)
+    columns = [name for name in OPTIONAL if getattr(sample, name) is None]
+    return columns if env.task.success_metric else [*columns, "success"]
 
 
 def progress_bar(args: argparse.Namespace) -> tqdm:

@@ -57,6 +57,9 @@ class IsaacDrawerEnv:
         if DRAWER[0] in scene.articulations and DRAWER[1] in scene[DRAWER[0]].joint_names:
             self._drawer = scene[DRAWER[0]], scene[DRAWER[0]].joint_names.index(DRAWER[1])
         self._sensors = [scene[_sensor_name(camera)] for camera in cfg.cameras]
+        mounts = [_mount(camera) for camera in cfg.cameras]
+        self._mounts = torch.as_tensor(np.array(mounts).reshape(-1, 4, 4), device=self.device)
+        self._on_hand = [i for i, camera in enumerate(cfg.cameras) if camera.frame == "gripper"]
         names, widths = env.observation_manager.active_terms, env.observation_manager.group_obs_term_dim
         self.obs_terms = {n: int(np.prod(w)) for n, w in zip(names["policy"], widths["policy"], strict=True)}
         self.num_actions = env.action_manager.total_action_dim
@@ -158,10 +161,9 @@ class IsaacDrawerEnv:
         Not from the sensors: in 2.2 their poses of moving cameras stay at rest (Isaac Sim reads them from USD, which
         physics does not write), in 2.3 they are fresh on CUDA only.
         """
-        poses = torch.eye(4, dtype=torch.float64, device=self.device).repeat(self.num_envs, len(self.cameras), 1, 1)
-        for i, camera in enumerate(self.cameras):
-            mount = torch.as_tensor(_mount(camera), device=self.device)
-            poses[:, i] = self._hand_poses() @ mount if camera.frame == "gripper" else mount
+        poses = self._mounts.repeat(self.num_envs, 1, 1, 1)
+        if self._on_hand:
+            poses[:, self._on_hand] = self._hand_poses()[:, None] @ self._mounts[self._on_hand]
         return poses
 
     def _hand_poses(self) -> torch.Tensor:
@@ -328,7 +330,12 @@ def _make_env(cfg: SimulatorCfg) -> ManagerBasedRLEnv:
     if not isinstance(env_cfg, ManagerBasedRLEnvCfg) or not hasattr(env_cfg.scene, "robot"):
         raise SimulatorError(f"--task '{cfg.task}' is not a manager-based task with an articulation 'robot'")
     configure(env_cfg, cfg)
-    return gymnasium.make(cfg.task, cfg=env_cfg).unwrapped
+    try:
+        return gymnasium.make(cfg.task, cfg=env_cfg).unwrapped
+    except RuntimeError as error:  # the camera's, that finds no prim to stand on
+        if "panda_hand" in str(error):
+            raise SimulatorError(f"--enable_wrist_camera: the robot of --task {cfg.task} has no panda_hand") from error
+        raise
 
 
 def _agent_clip_actions(task: str) -> float | None:

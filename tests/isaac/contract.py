@@ -161,6 +161,8 @@ def test_task_without_a_drawer_records_what_it_has_and_invents_nothing(tmp_path)
     assert list(problems(dataset)) == []
     for episode in iter_episodes(dataset):
         assert "success" not in episode.attrs and "drawer_pos" not in episode.h5
+    absent = ["ee_position", "ee_rotation", "drawer_pos", "success"]
+    assert json.loads((dataset / "metadata.json").read_text())["not_recorded"] == absent
     assert collector.main([*FLAGS.split(), "--task", REACH, "--data_root", str(tmp_path)]) == 2, "31 observations"
     flags = ["--task", REACH, "--checkpoint", str(checkpoint), "--only_success", "--data_root", str(tmp_path)]
     assert collector.main([*FLAGS.split(), *flags]) == 2
@@ -268,8 +270,9 @@ def check_state(_data_root: Path) -> None:
 
 
 SENSOR_POSES = (
-    "torch.cat([torch.cat([mount[:3, :3].repeat(self.num_envs, 1, 1), (self._sensors[i].data.pos_w - "
-    "self._env.scene.env_origins)[:, :, None]], 2), mount[3:].repeat(self.num_envs, 1, 1)], 1) if"
+    "torch.stack([torch.cat([torch.cat([self._mounts[i, :3, :3].repeat(self.num_envs, 1, 1), (self._sensors[i].data."
+    "pos_w - self._env.scene.env_origins)[:, :, None]], 2), self._mounts[i, 3:].repeat(self.num_envs, 1, 1)], 1) "
+    "for i in self._on_hand], 1)"
 )
 START = """
 import os, runpy, sys
@@ -314,7 +317,9 @@ FAULTS = {
     "no re-render after reset": (isaac_drawer, "in range(self.cfg.rerenders):", "in ():", check_rows),
     "buffer not refreshed": (isaac_drawer, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
     "view instead of copy": (isaac_drawer, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
-    "camera's own pose": (isaac_drawer, "self._hand_poses() @ mount if", SENSOR_POSES, check_rows),
+    "camera's own pose": (
+        isaac_drawer, "self._hand_poses()[:, None] @ self._mounts[self._on_hand]", SENSOR_POSES, check_rows,
+    ),
     "w, x, y, z stored": (isaac_drawer, "[:, [1, 2, 3, 0]]", "", check_rows),
     "env origin not subtracted": (isaac_drawer, "self._tool_index] - origins", "self._tool_index]", check_rows),
     "finger as end effector": (isaac_drawer, '("ee_tcp", "end_effector")', '("tool_leftfinger",)', check_rows),
