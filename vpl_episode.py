@@ -2,7 +2,7 @@
 
 episode = EpisodeFile(cfg, encoder, segments, round_index=0, env_index=3)      # in <dataset>/.partial/
 episode.append(step, color, low_dim)
-success = episode.finish(terminated=False, truncated=True)
+row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
 """
 
@@ -182,8 +182,8 @@ class EpisodeFile:
         if self._waiting == len(self._segments[0]):
             self._encode_segments()
 
-    def finish(self, terminated: bool, truncated: bool) -> bool | None:
-        """Complete, close and check the episode's files; returns whether it is a success, None without a measure."""
+    def finish(self, terminated: bool, truncated: bool) -> dict[str, Any]:
+        """Complete, close and check the episode's files; returns its row of metadata.json, but for the path."""
         cfg = self.cfg
         self._color.resize(self.num_frames, axis=0)
         for table in self._tables:
@@ -196,16 +196,16 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
-        success = None
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
             values = (success, cfg.success_metric, cfg.success_threshold)
             self.h5.attrs.update(zip(SUCCESS_ATTRIBUTES, values, strict=True))
         self._describe_columns()
         self._check_rows()
+        row = _row(self.h5)
         self.h5.close()
         self._write_videos()
-        return success
+        return row
 
     def flush_to_disk(self) -> None:
         """Have all files of a finished episode on disk."""
@@ -311,13 +311,17 @@ def all_episode_folders(root: Path) -> list[Path]:
 
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
+    with h5py.File(folder / f"{folder.name}.h5") as h5:
+        return {**_row(h5), "path": str(folder.relative_to(root))}
+
+
+def _row(h5: h5py.File) -> dict[str, Any]:
     names = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
-    with h5py.File(folder / f"{folder.name}.h5") as file:
-        row = {name: file.attrs[name].item() for name in names}
-        if (metric := file.attrs.get("success_metric")) is not None:
-            row |= {"success": file.attrs["success"].item()}
-            row |= {f"final_{metric}": round(final_metric(file, metric), 4)}
-        return {**row, "path": str(folder.relative_to(root))}
+    row = {name: h5.attrs[name].item() for name in names}
+    if (metric := h5.attrs.get("success_metric")) is not None:
+        row["success"] = h5.attrs["success"].item()
+        row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
+    return row
 
 
 def final_metric(h5: h5py.File, metric: str) -> float:

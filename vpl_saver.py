@@ -294,20 +294,20 @@ class EpisodeWriter:
             for i, env in enumerate(self._envs):
                 if item.ended[i] and env in self._open:
                     episode = self._open[env]
-                    success = episode.finish(bool(item.terminated[i]), bool(item.truncated[i]))
-                    published.append((env, success, flusher.submit(episode.flush_to_disk)))
-            return [self._rename(env, success, flushed) for env, success, flushed in published]
+                    row = episode.finish(bool(item.terminated[i]), bool(item.truncated[i]))
+                    published.append((env, row, flusher.submit(episode.flush_to_disk)))
+            return [self._rename(env, row, flushed) for env, row, flushed in published]
 
-    def _rename(self, env: int, success: bool | None, flushed: Future[None]) -> dict[str, Any]:
+    def _rename(self, env: int, row: dict[str, Any], flushed: Future[None]) -> dict[str, Any]:
         flushed.result()
         episode, parent = self._open[env], self._cfg.root
-        if self._cfg.only_success and not success:
+        if self._cfg.only_success and not row["success"]:
             parent = parent / "failed"
             parent.mkdir(exist_ok=True)
         episode.folder.rename(parent / episode.name)
         fsync(parent)
         del self._open[env]
-        return read_row(parent / episode.name, self._cfg.root)
+        return {**row, "path": str((parent / episode.name).relative_to(self._cfg.root))}
 
 
 def _lock(folder: Path) -> int:

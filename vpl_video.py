@@ -75,8 +75,10 @@ class SegmentEncoder:
 
 def write_mp4(packets: Path, mp4: Path, fps: Fraction) -> None:
     """Wrap an Annex B file as MP4, its index up front so that players start at once."""
+    # analyzeduration: what is to be known of the stream is in its first bytes; decoding frames would take 1 ms
+    options = {"framerate": f"{fps.numerator}/{fps.denominator}", "analyzeduration": "1", "fpsprobesize": "0"}
     with (
-        av.open(str(packets), format="h264", options={"framerate": f"{fps.numerator}/{fps.denominator}"}) as source,
+        av.open(str(packets), format="h264", options=options) as source,
         av.open(str(mp4), "w", options={"movflags": "+faststart"}) as target,
     ):
         stream = target.add_stream_from_template(source.streams.video[0])
