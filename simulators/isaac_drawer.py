@@ -9,7 +9,10 @@ File names below are Isaac Lab's, of release 2.2.0.
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,7 +27,8 @@ SUPPORTED = ((0, 44), (1, 0))
 """Extension versions of Isaac Lab 2.2.0 (0.44) up to what comes after 2.3 (2.3.2 is 0.54). Release 3 turns quaternions
 into x, y, z, w, tensors into warp arrays and TiledCamera into Camera with a renderer: a module of its own, then."""
 ANTI_ALIASING = "FXAA"
-"""Of a single picture. TAA, DLSS and DLAA blend in earlier ones: after a reset the old episode would shine through."""
+"""Of a single picture. TAA, DLSS and DLAA blend in earlier ones: after a reset the old episode would shine through.
+The denoisers of a rendering mode look back as well; that is what `rerenders` is for."""
 WARM_UP_RENDERS = 10
 """Kit's first pictures can be black while shaders and textures load."""
 FOCAL_LENGTH = 24.0
@@ -34,6 +38,8 @@ NEAR, FAR = 0.01, 50.0
 TOOL_FRAMES = ("ee_tcp", "end_effector")
 """What Isaac Lab's manipulation tasks call the tool centre point in `scene.ee_frame`."""
 DRAWER = ("cabinet", "drawer_top_joint")
+_KEPT: list[Any] = []
+"""The launcher: the app ends with the last reference to it."""
 
 
 class IsaacDrawerEnv:
@@ -60,12 +66,16 @@ class IsaacDrawerEnv:
         mounts = [_mount(camera) for camera in cfg.cameras]
         self._mounts = torch.as_tensor(np.array(mounts).reshape(-1, 4, 4), device=self.device)
         self._on_hand = [i for i, camera in enumerate(cfg.cameras) if camera.frame == "gripper"]
+        if not env.observation_manager.group_obs_concatenate["policy"]:
+            raise SimulatorError(f"--task '{cfg.task}' gives its policy observations in parts; a vector is needed")
         names, widths = env.observation_manager.active_terms, env.observation_manager.group_obs_term_dim
         self.obs_terms = {n: int(np.prod(w)) for n, w in zip(names["policy"], widths["policy"], strict=True)}
         self.num_actions = env.action_manager.total_action_dim
         self.task = self._task_spec()
         self._stale = True
         """Whether the latest picture shows another state than the present one."""
+        self._photographed = False
+        """Whether the present state was captured already."""
         self.reset(cfg.seed)
         for _ in range(WARM_UP_RENDERS):
             env.sim.render()
@@ -92,8 +102,8 @@ class IsaacDrawerEnv:
     @torch.inference_mode()  # here and below: the buffers that a step makes could not be reset outside of it
     def reset(self, seed: int) -> dict[str, torch.Tensor]:
         """Start a round. Isaac Lab draws all envs' states from one generator: they depend on `num_envs` too."""
-        self._env.reset(seed=seed % 2**32)  # numpy's limit
-        self._stale = True
+        self._env.reset(seed=seed % 2**31)  # some of Isaac Sim's generators take an int32
+        self._stale, self._photographed = True, False
         return self.get_observations()
 
     def get_observations(self) -> dict[str, torch.Tensor]:
@@ -108,7 +118,7 @@ class IsaacDrawerEnv:
         _, reward, terminated, time_outs, _ = self._env.step(actions)
         dones = terminated | time_outs
         # an env that was reset inside step() shows the end of its old episode until something is rendered
-        self._stale |= bool(dones.any())
+        self._stale, self._photographed = self._stale or bool(dones.any()), False
         extras = {"time_outs": time_outs.clone(), "joint_pos_target": self._robot.data.joint_pos_target.clone()}
         return self.get_observations(), reward.clone(), dones, extras
 
@@ -143,10 +153,10 @@ class IsaacDrawerEnv:
 
     def _pictures(self) -> torch.Tensor:
         """(N, C, H, W, 3) uint8 on the device, of the present state."""
-        if self._stale:
-            for _ in range(self.cfg.rerenders):
-                self._env.sim.render()
-            self._stale = False
+        # a second picture of a state is rendered too: were the renderer late, the two would differ (self_check.py)
+        for _ in range(self.cfg.rerenders if self._stale else int(self._photographed)):
+            self._env.sim.render()
+        self._stale, self._photographed = False, True
         height, width = self.cameras[0].height, self.cameras[0].width
         shape = (self.num_envs, len(self.cameras), height, width, 3)
         color = torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -183,6 +193,7 @@ class IsaacDrawerEnv:
             (f"{kind}/{entity}/{quantity}", value.reshape(self.num_envs, -1))
             for kind, entities in scene.items()
             for entity, quantities in entities.items()
+            if isinstance(quantities, dict)  # a surface gripper's is a tensor, and not restored
             for quantity, value in quantities.items()
         ]
         length = self._env.episode_length_buf[:, None]
@@ -195,40 +206,47 @@ class IsaacDrawerEnv:
 
     @torch.inference_mode()
     def set_state(self, state: np.ndarray) -> None:
-        """See `DrawerEnv.set_state`, as far as PhysX allows: contacts, warm starts and drive targets start anew."""
+        """See `DrawerEnv.set_state`, as far as PhysX allows: contacts and warm starts begin anew."""
         values = torch.as_tensor(state, device=self.device)
-        scene: dict[str, dict[str, dict[str, torch.Tensor]]] = {}
+        scene = self._env.scene.get_state(is_relative=True)
         start = 0
         for name, part in self._state_parts():
             value = values[:, start : start + part.shape[1]].to(part.dtype)
             start += part.shape[1]
             if "/" in name:
                 kind, entity, quantity = name.split("/")
-                scene.setdefault(kind, {}).setdefault(entity, {})[quantity] = value
+                scene[kind][entity][quantity] = value.reshape(scene[kind][entity][quantity].shape)
             else:
                 part.copy_(value)  # the manager's own buffer
-        for kind in self._env.scene.get_state():
-            scene.setdefault(kind, {})  # of which the task has none
+        assets = self._env.scene.articulations.values()
+        targets = [(a, a.data.joint_pos_target.clone(), a.data.joint_vel_target.clone()) for a in assets]
         self._env.scene.reset_to(scene, None, is_relative=True)
+        for asset, position, velocity in targets:  # it aims all drives at the state, for good: also the cabinet's
+            asset.set_joint_position_target(position)
+            asset.set_joint_velocity_target(velocity)
+        self._env.scene.write_data_to_sim()
         self._env.sim.forward()
         for sensor in self._env.scene.sensors.values():
             sensor.update(0.0)  # the frames that the observations use are lazy too
         self._env.obs_buf = self._env.observation_manager.compute()
-        self._stale = True
+        self._stale, self._photographed = True, False
 
     def describe(self) -> dict[str, Any]:
         """See `DrawerEnv.describe`."""
-        import isaaclab
+        import carb
         from isaacsim.core.version import get_version
 
         on_gpu = self.device.type == "cuda"
         return {
             "simulator": "isaac",
-            "isaaclab": isaaclab.__version__,
+            "isaaclab": ".".join(map(str, extension_version())),
             "isaacsim": ".".join(map(str, get_version()[2:5])),
             "gpu": torch.cuda.get_device_name(self.device) if on_gpu else "none",
             "rendering_mode": self.cfg.rendering_mode or "AppLauncher's default",
             "anti_aliasing": ANTI_ALIASING,
+            "/rtx/post/aa/op": carb.settings.get_settings().get(
+                "/rtx/post/aa/op"
+            ),  # Isaac Lab hides a failure to set it
             "rerenders": self.cfg.rerenders,
         }
 
@@ -302,12 +320,10 @@ def _mount(camera: CameraCfg) -> np.ndarray:
 
 def _launch(cfg: SimulatorCfg) -> None:
     """Start Kit with what is meant for it and nothing else: left alone, it takes our --width for its window's."""
-    import isaaclab
-
-    version = tuple(int(number) for number in isaaclab.__version__.split(".")[:2])
+    version = extension_version()
     if not SUPPORTED[0] <= version < SUPPORTED[1]:
         raise SimulatorError(
-            f"Isaac Lab's extension {isaaclab.__version__} is not supported: releases 2.2 and 2.3 are "
+            f"Isaac Lab's extension {'.'.join(map(str, version))} is not supported: releases 2.2 and 2.3 are "
             "(0.44 to 0.54); run in nvcr.io/nvidia/isaac-lab:2.2.0, or use --simulator mujoco"
         )
     from isaaclab.app import AppLauncher
@@ -316,7 +332,26 @@ def _launch(cfg: SimulatorCfg) -> None:
     flags = {"headless": cfg.headless, "enable_cameras": True, "device": cfg.device, "kit_args": cfg.kit_args}
     if cfg.rendering_mode is not None:
         flags["rendering_mode"] = cfg.rendering_mode
-    AppLauncher(flags)
+    _KEPT.append(AppLauncher(flags))
+    # Kit's would end the process with 0 on Ctrl-C and SIGTERM, and loop for ever in a segmentation fault
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGABRT, signal.SIGSEGV):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def extension_version() -> tuple[int, ...]:
+    """Version of Isaac Lab's extension, in a source install (NVIDIA's container) and in the wheel."""
+    import isaaclab
+
+    package = Path(isaaclab.__file__).parent
+    files = [
+        package.parent / "config" / "extension.toml",
+        package / "source" / "isaaclab" / "config" / "extension.toml",
+    ]
+    found = re.search(r'^version\s*=\s*"([\d.]+)"', next(f for f in files if f.is_file()).read_text(), re.MULTILINE)
+    assert found is not None
+    return tuple(map(int, found[1].split(".")))
 
 
 def _make_env(cfg: SimulatorCfg) -> ManagerBasedRLEnv:

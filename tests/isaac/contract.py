@@ -11,6 +11,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -221,14 +222,20 @@ def test_state_that_is_set_shows_in_the_next_picture():
     with isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=4, cameras=cameras)) as env:
         first, state = env.capture(), env.get_state()
         for _ in range(5):
-            env.step(torch.ones(4, 8))
+            env.step(-torch.ones(4, 8))  # a closed gripper: the drawer opens
         moved = env.capture()
         env.set_state(state)
         _ = env._sensors[0].data  # as an observation of images would: the old picture is cached now
         again = env.capture()
+        env.set_state(moved.sim_state)
+        env.reset(7)
+        for _ in range(3):
+            env.step(torch.ones(4, 8))  # an open gripper
+        shut = env.capture(render=False).drawer_pos
     assert not np.array_equal(first.color, moved.color)
     assert np.array_equal(first.color, again.color) and np.array_equal(first.sim_state, again.sim_state)
     assert np.array_equal(first.proprio, again.proprio)
+    assert (shut == 0).all(), "the cabinet's drives aim at where the drawer was"
 
 
 def test_self_check_runs_to_its_end(tmp_path, capfd):
@@ -240,11 +247,25 @@ def test_self_check_runs_to_its_end(tmp_path, capfd):
     assert any("calibration wrist" in line for line in lines) and list(tmp_path.glob("self_check_*.png"))
 
 
-def test_other_releases_are_refused_by_name(monkeypatch):
-    import isaaclab
+def test_self_check_finds_a_late_renderer(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(world.World, "late", True)
+    assert collector.main([*FLAGS.split(), "--self_check", "--data_root", str(tmp_path)]) == 1
+    assert any(line.startswith("FAIL  lag ") for line in capfd.readouterr().out.splitlines())
 
-    for version in ("0.36.21", "4.6.0"):
-        monkeypatch.setattr(isaaclab, "__version__", version)
+
+def test_signals_mean_what_they_did_before_kit():
+    with isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=1, cameras=())):
+        assert signal.getsignal(signal.SIGSEGV) == signal.getsignal(signal.SIGABRT) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+        with pytest.raises(SystemExit) as end:
+            signal.raise_signal(signal.SIGTERM)
+    assert end.value.code == 143
+
+
+def test_other_releases_are_refused_by_name(monkeypatch):
+    assert isaac_drawer.extension_version()[:2] in ((0, 44), (0, 54))
+    for version in ((0, 36, 21), (4, 6, 0)):
+        monkeypatch.setattr(isaac_drawer, "extension_version", lambda version=version: version)
         with pytest.raises(SimulatorError, match=r"2\.2 and 2\.3"):
             isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=1))
 
@@ -314,7 +335,8 @@ FAULTS = {
         collector, "                action = policy(obs[\"policy\"])\n",
         "                action = policy(obs['policy']); env.step(action); sample = env.capture()\n", check_rows,
     ),
-    "no re-render after reset": (isaac_drawer, "in range(self.cfg.rerenders):", "in ():", check_rows),
+    "no re-render after reset": (isaac_drawer, "self.cfg.rerenders if self._stale", "0 if self._stale", check_rows),
+    "drives left at a set state": (isaac_drawer, "asset.set_joint_position_target(position)", "pass", check_state),
     "buffer not refreshed": (isaac_drawer, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
     "view instead of copy": (isaac_drawer, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
     "camera's own pose": (

@@ -66,6 +66,8 @@ class World(sim_utils.SimulationContext):
     """The simulation context: its physics and its renderer."""
 
     _world: World | None = None
+    late = False
+    """Whether a picture shows what was rendered before it."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> World:
         return object.__new__(cls)
@@ -130,6 +132,7 @@ class World(sim_utils.SimulationContext):
         pull = (self.target["robot"][:, 7] < 0.02).float()
         drawer = self.joint_pos["cabinet"][:, 3]
         drawer += pull * speed * self.cfg.dt
+        drawer += 0.01 * (self.target["cabinet"][:, 3] - drawer)  # the cabinet's weak drive
         drawer.clamp_(max=0.4)
         for entity, old in before.items():
             self.joint_vel[entity].copy_((self.joint_pos[entity] - old) / self.cfg.dt)
@@ -147,7 +150,7 @@ class World(sim_utils.SimulationContext):
 
     def picture(self) -> np.ndarray | None:
         """What the annotators see: the latest picture's numbers, or None while it is black."""
-        lag = 2 if self.cfg.render.antialiasing_mode in TEMPORAL else 1
+        lag = 2 if self.late or self.cfg.render.antialiasing_mode in TEMPORAL else 1
         return self.rendered[-lag] if len(self.rendered) > BLACK_RENDERS else None
 
 
