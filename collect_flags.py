@@ -92,12 +92,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", default=None, help="torch device of task and policy; default: cuda:0 with isaac, else cpu")
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
     add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
-    add(
-        "--writer",
-        choices=("auto", "threads", "processes"),
-        default="auto",
-        help="auto: processes from the third worker on",
-    )
+    add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes from the third on")
     add("--writer_workers", type=int, default=None, help="writers side by side; default: one a core, at most 16")
     add("--resume", type=Path, default=None, metavar="DATASET",
         help="complete this dataset with its recorded flags; only --num_episodes may be raised")  # fmt: skip
@@ -195,8 +190,7 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for flag in ("robot_name", "sim_or_real"):
         if not re.fullmatch(r"[\w.+-]{1,64}", getattr(args, flag)):
             parser.error(f"--{flag} becomes part of a folder's name: 1 to 64 letters, got '{getattr(args, flag)}'")
-    if not 0 <= args.seed < 2**63:
-        parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
+    check_seed_and_device(parser, args)
     if args.video_interval > args.steps:
         parser.error(
             f"--video_interval {args.video_interval} is above --steps {args.steps}: one row an episode is left"
@@ -206,15 +200,21 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for name, values in {"ENABLE_CAMERAS": ("0", "1"), "HEADLESS": ("0", "1"), "LIVESTREAM": ("0", "1", "2")}.items():
         if args.simulator == "isaac" and os.environ.get(name, "0") not in values:
             parser.error(f"environment variable {name} must be {' or '.join(values)}, got '{os.environ[name]}'")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
-        parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
-    if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():
-        parser.error(f"--device {args.device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     if most_files != resource.RLIM_INFINITY and args.num_envs + 100 > most_files:
         parser.error(
             f"--num_envs {args.num_envs} needs as many open files, the system allows {most_files} (ulimit -Hn)"
         )
+
+
+def check_seed_and_device(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse a seed that NumPy or torch would not take, and a device that torch does not find."""
+    if not 0 <= args.seed < 2**63:
+        parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
+        parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
+    if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():
+        parser.error(f"--device {args.device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
 
 
 def _check_place(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

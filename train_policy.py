@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import csv
 import io
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
+from collect_flags import check_seed_and_device
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
@@ -87,12 +87,13 @@ def train(args: argparse.Namespace) -> int:
     """Train, report and save."""
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
     torch.manual_seed(args.seed)
-    simulator = args.simulator
     cfg = SimulatorCfg(task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device)
     agent_cfg = {**AGENT_CFG, "seed": args.seed}
-    print(f"training on {simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True)
+    print(
+        f"training on {args.simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True
+    )
     history = []
-    with load(simulator)(cfg) as env:
+    with load(args.simulator)(cfg) as env:
         (args.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
         (args.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
         runner = make_runner(env, agent_cfg, args.device)
@@ -199,12 +200,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     if args.num_envs * AGENT_CFG["num_steps_per_env"] < AGENT_CFG["algorithm"]["num_mini_batches"]:
         parser.error(f"--num_envs {args.num_envs} is too few for {AGENT_CFG['algorithm']['num_mini_batches']} batches")
-    if not 0 <= args.seed < 2**63:
-        parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
-        parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
-    if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():
-        parser.error(f"--device {args.device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    check_seed_and_device(parser, args)
     args.log_dir = args.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if args.log_dir.exists():
         parser.error(f"--log_dir {args.log_dir} exists already; give a new folder")

@@ -261,12 +261,10 @@ class EpisodeWriter:
         self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
         self._encoder = SegmentEncoder(cfg.width, cfg.height, cfg.playback_fps)
         self._open: dict[int, EpisodeFile] = {}
-        self._segments = [self._new_segments() for _ in self._envs]
-        if cfg.segment_frames == 1:  # encoded at once: one buffer a camera serves all envs
-            self._segments = [self._segments[0]] * len(self._envs)
-
-    def _new_segments(self) -> list[np.ndarray]:
-        return [self._encoder.new_segment(self._cfg.segment_frames) for _ in self._cfg.camera_names]
+        size = cfg.segment_frames
+        buffers = 1 if size == 1 else len(self._envs)  # a single frame is encoded at once: one serves all envs
+        segments = [[self._encoder.new_segment(size) for _ in cfg.camera_names] for _ in range(buffers)]
+        self._segments = [segments[i % buffers] for i in range(len(self._envs))]
 
     def handle(self, item: _Step | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
         """Write a step, or publish what ends and return its rows of metadata.json."""

@@ -1,4 +1,4 @@
-"""How much of the simulator's speed collecting keeps: the bare step-and-render loop and the collector, side by side.
+"""How much of the simulator's speed job keeps: the bare step-and-render loop and the collector, side by side.
 
     python benchmarks/collect.py --num_envs 20 --steps 60 --repetitions 5
 
@@ -8,7 +8,6 @@ whose speed drifts slows both. Collecting is timed until the last episode is on 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import statistics
@@ -21,21 +20,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import collect_flags
+from workload import collecting_job, size_parser
+
 import collect_tiled_with_checkpoint as collector
 from simulators import DrawerEnv, load, round_seed
 from vpl_saver import VPLSaver
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
+    args = size_parser(__doc__, repetitions=5).parse_args(argv)
     torch.set_num_threads(1)
     never = collector.StopSignal()
     rates: dict[str, list[float]] = {"step and render": [], "collect": []}
     with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
-        flags = f"--num_envs {args.num_envs} --num_episodes 1 --steps {args.steps} --enable_wrist_camera"
-        flags += f" --width {args.width} --height {args.height} --data_root {folder}"
-        job = collect_flags.parse_args(flags.split())
+        job = collecting_job(args, Path(folder))
         cfg = collector.simulator_cfg(job)
         frames = job.num_envs * job.steps * len(job.cameras)
         with load(job.simulator)(cfg) as env:
@@ -64,17 +62,6 @@ def step_and_render(env: DrawerEnv, policy: torch.nn.Module, steps: int) -> None
         for _ in range(steps):
             env.capture()
             obs, *_ = env.step(policy(obs["policy"]))
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--num_envs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--width", type=int, default=320)
-    parser.add_argument("--height", type=int, default=240)
-    parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--data_root", type=Path, default=None, help="folder for the datasets, removed afterwards")
-    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

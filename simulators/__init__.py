@@ -93,6 +93,14 @@ class CameraCfg:
         return pose
 
     @property
+    def mount(self) -> np.ndarray:
+        """`pose` in the frame of what carries the camera, the env's or the panda_hand body's, (4, 4) float64."""
+        mount = self.pose
+        if self.frame == "gripper":
+            mount[:3] = HAND_R_GRIPPER @ mount[:3]
+        return mount
+
+    @property
     def intrinsics(self) -> np.ndarray:
         """Pinhole K in pixels, (3, 3) float64; square pixels; (0, 0) is the outer corner of the top-left pixel."""
         focal_px = 0.5 * self.height / np.tan(np.radians(self.vertical_fov_deg) / 2)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from simulators import HAND_R_GRIPPER, CameraCfg
+from simulators import CameraCfg
 from simulators.panda_meshes import panda_meshes
 
 PHYSICS_DT = 1 / 120
@@ -251,14 +251,10 @@ def _add_box(body: mujoco.MjsBody, pos: Sequence[float], size: Sequence[float], 
 
 
 def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:
-    body, pose = spec.worldbody, camera.pose
-    rotation, position = pose[:3, :3], pose[:3, 3]
-    if camera.frame == "gripper":
-        body = spec.body("hand")
-        rotation, position = HAND_R_GRIPPER @ rotation, HAND_R_GRIPPER @ position
-    quat = np.empty(4)
-    mujoco.mju_mat2Quat(quat, (rotation @ np.diag([1.0, -1.0, -1.0])).ravel())  # OpenCV axes -> OpenGL's
-    body.add_camera(name=camera.name, pos=position, quat=quat, fovy=camera.vertical_fov_deg)
+    body = spec.body("hand") if camera.frame == "gripper" else spec.worldbody
+    mount, quat = camera.mount, np.empty(4)
+    mujoco.mju_mat2Quat(quat, (mount[:3, :3] @ np.diag([1.0, -1.0, -1.0])).ravel())  # OpenCV axes -> OpenGL's
+    body.add_camera(name=camera.name, pos=mount[:3, 3], quat=quat, fovy=camera.vertical_fov_deg)
 
 
 def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg]) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from simulators import HAND_R_GRIPPER, TASKS, CameraCfg, Sample, SimulatorCfg, SimulatorError, TaskSpec
+from simulators import OPEN_DRAWER, TASKS, CameraCfg, Sample, SimulatorCfg, SimulatorError, TaskSpec
 
 if TYPE_CHECKING:
     from isaaclab.envs import ManagerBasedRLEnv
@@ -63,7 +63,7 @@ class IsaacDrawerEnv:
         if DRAWER[0] in scene.articulations and DRAWER[1] in scene[DRAWER[0]].joint_names:
             self._drawer = scene[DRAWER[0]], scene[DRAWER[0]].joint_names.index(DRAWER[1])
         self._sensors = [scene[_sensor_name(camera)] for camera in cfg.cameras]
-        mounts = [_mount(camera) for camera in cfg.cameras]
+        mounts = [camera.mount for camera in cfg.cameras]
         self._mounts = torch.as_tensor(np.array(mounts).reshape(-1, 4, 4), device=self.device)
         self._on_hand = [i for i, camera in enumerate(cfg.cameras) if camera.frame == "gripper"]
         if not env.observation_manager.group_obs_concatenate["policy"]:
@@ -90,7 +90,7 @@ class IsaacDrawerEnv:
             num_actions=self.num_actions,
             max_episode_length=self.max_episode_length,
             success_metric="drawer_pos" if has_drawer else None,
-            success_threshold=TASKS["Isaac-Open-Drawer-Franka-v0"].success_threshold if has_drawer else 0.0,
+            success_threshold=OPEN_DRAWER.success_threshold if has_drawer else 0.0,
             language_instruction=known.language_instruction if known else "",
         )
 
@@ -134,7 +134,7 @@ class IsaacDrawerEnv:
             "joint_pos": robot.joint_pos,
             "joint_vel": robot.joint_vel,
             "extrinsics": self._extrinsics(),
-            "sim_state": torch.cat([part.double() for _, part in self._state_parts()], dim=1),
+            "sim_state": self._state(),
         }
         if self._tool is not None:
             self._tool.update(0.0, force_recompute=True)  # lazy: it may hold what it read before a reset
@@ -199,10 +199,14 @@ class IsaacDrawerEnv:
         length = self._env.episode_length_buf[:, None]
         return [*parts, ("last_action", self._env.action_manager.action), ("episode_length", length)]
 
+    def _state(self) -> torch.Tensor:
+        """(N, S) float64."""
+        return torch.cat([part.double() for _, part in self._state_parts()], dim=1)
+
     @torch.inference_mode()
     def get_state(self) -> np.ndarray:
         """See `DrawerEnv.get_state`."""
-        return torch.cat([part.double() for _, part in self._state_parts()], dim=1).cpu().numpy()
+        return self._state().cpu().numpy()
 
     @torch.inference_mode()
     def set_state(self, state: np.ndarray) -> None:
@@ -292,7 +296,7 @@ def _sensor_cfg(camera: CameraCfg) -> Any:
     from isaaclab.utils.math import quat_from_matrix
 
     parent = "{ENV_REGEX_NS}/Robot/panda_hand" if camera.frame == "gripper" else "{ENV_REGEX_NS}"
-    mount = _mount(camera)
+    mount = camera.mount
     quat_wxyz = quat_from_matrix(torch.as_tensor(mount[:3, :3]))
     return TiledCameraCfg(
         prim_path=f"{parent}/{_sensor_name(camera)}",
@@ -308,14 +312,6 @@ def _sensor_cfg(camera: CameraCfg) -> Any:
             clipping_range=(NEAR, FAR),
         ),
     )
-
-
-def _mount(camera: CameraCfg) -> np.ndarray:
-    """The camera in its parent prim's frame (the hand's, or the env's), (4, 4) float64, OpenCV axes."""
-    mount = camera.pose
-    if camera.frame == "gripper":
-        mount[:3] = HAND_R_GRIPPER @ mount[:3]
-    return mount
 
 
 def _launch(cfg: SimulatorCfg) -> None:
