@@ -1,4 +1,4 @@
-"""How much of the simulator's speed job keeps: the bare step-and-render loop and the collector, side by side.
+"""How much of the simulator's speed collecting keeps: the bare step-and-render loop and the collector, side by side.
 
     python benchmarks/collect.py --num_envs 20 --steps 60 --repetitions 5
 

@@ -169,7 +169,7 @@ def random_access_ms(paths: list[Path], reads: int = 200) -> float:
         videos = [item for item in items if isinstance(item, h5py.Dataset) and item.dtype == np.uint8]
         # a row is read once, or HDF5's chunk cache would answer
         places = [(video, row) for video in videos for row in range(len(video))]
-        for place in rng.choice(len(places), reads, replace=False):
+        for place in rng.choice(len(places), min(reads, len(places)), replace=False):
             video, row = places[place]
             start = time.perf_counter()
             video[row, 0] if video.ndim == 5 else video[row]

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -15,10 +14,10 @@ import torch
 from conftest import BOTH
 
 from checkpoint_policy import CheckpointPolicy, load_policy
+from collect_flags import SHIPPED_CHECKPOINT
 from self_check import NO_RT_CORES, SHEET_COLUMNS, Check, self_check, table
 from simulators import DrawerEnv, Sample
 
-SHIPPED_CHECKPOINT = Path(__file__).parent.parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 LINES = ["renderer", "encoder", "checkpoint", "lag", "calibration overview", "calibration wrist", "pictures"]
 
 
