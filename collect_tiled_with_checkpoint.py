@@ -265,6 +265,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
+    if "RUN_COLLECTION" in os.environ:
+        return  # it says where the dataset is outside of the container
     command = [sys.executable, str(Path(__file__).with_name("vpl_dataset.py")), "info", str(root)]
     print(f"next        {shlex.join(word.removeprefix(f'{Path.cwd()}/') for word in command)}")
 

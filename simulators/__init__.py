@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -228,7 +230,7 @@ class _Simulator:
 SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is installed
     "isaac": _Simulator(
         "simulators.isaac_drawer", "IsaacDrawerEnv", requires="isaaclab",
-        remedy="run in nvcr.io/nvidia/isaac-lab:2.2.0 through isaaclab.sh -p, or use --simulator mujoco",
+        remedy="start it with ./run_collection.sh --in run (its container), or use --simulator mujoco",
     ),
     "mujoco": _Simulator(
         "simulators.mujoco_drawer", "MujocoDrawerEnv", requires="mujoco", remedy="pip install mujoco"
@@ -246,10 +248,26 @@ def resolve(name: str) -> str:
         raise ValueError(f"--simulator '{name}' is unknown; available: auto, {', '.join(SIMULATORS)}")
     candidates = SIMULATORS if name == "auto" else (name,)
     for candidate in candidates:
-        if importlib.util.find_spec(SIMULATORS[candidate].requires) is not None:
+        if is_installed(SIMULATORS[candidate].requires):
             return candidate
     missing = SIMULATORS[candidate]
     raise ValueError(f"--simulator {name}: this Python has no package '{missing.requires}'; {missing.remedy}")
+
+
+def is_installed(package: str) -> bool:
+    """Whether `package` can be imported; sees to it that it is, not a folder of its name beside the scripts.
+
+    NVIDIA's image has Isaac Lab's sources in /workspace/isaaclab and its package installed as editable. A script in
+    /workspace gets an empty namespace package from that folder, since Python asks editable installs last.
+    """
+    specs = [finder.find_spec(package, None) for finder in sys.meta_path]
+    origin = next((spec.origin for spec in specs if spec is not None and spec.origin is not None), None)
+    if origin is None:
+        return False
+    found = importlib.util.find_spec(package)
+    if found is not None and found.origin is None:
+        sys.path.append(str(Path(origin).parent.parent))  # on sys.path a package comes before any bare folder
+    return True
 
 
 def load(name: str) -> Callable[[SimulatorCfg], DrawerEnv]:

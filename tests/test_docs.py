@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,12 @@ SCRIPTS = {
     "train_policy.py": train_policy,
     "vpl_dataset.py": vpl_dataset,
 }
-FOREIGN_FLAGS = {"--no-install-recommends"}
+DOCKERFILE = PROJECT / "isaaclab-tiledcam-starter" / "Dockerfile1.isaaclab-ray"
+ISAAC_LAB_TRAIN = "isaaclab/scripts/reinforcement_learning/rsl_rl/train.py"
+FOREIGN_FLAGS = {
+    *("--no-install-recommends", "--gpus", "--init", "--name", "--shm-size", "--target"),  # apt-get's and docker's
+    *("--runtime", "--head", "--no-wait", "--entrypoint-num-gpus"),  # nvidia-ctk's and Ray's
+}
 
 
 def flags_of(script: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
@@ -31,22 +38,36 @@ def flags_of(script: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def test_every_flag_is_in_the_guide_and_every_flag_in_the_documents_exists(capsys):
-    existing = {flag for script in SCRIPTS for flag in flags_of(script, capsys)}
+    existing = {flag for script in SCRIPTS for flag in flags_of(script, capsys)} | {"--in"}
     guide = (PROJECT / "FULL_GUIDE.md").read_text()
     assert {flag for flag in existing if f"`{flag}`" not in guide} == set()
     for document in DOCUMENTS:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", (PROJECT / document).read_text()))
-        assert named - existing - FOREIGN_FLAGS == set(), document
+        assert named - existing - FOREIGN_FLAGS - {"--help"} == set(), document
 
 
-def test_guide_gives_each_flags_default(capsys):
-    guide = (PROJECT / "FULL_GUIDE.md").read_text()
-    with pytest.raises(SystemExit):
-        collect_tiled_with_checkpoint.main(["--help"])
-    helped = " ".join(capsys.readouterr().out.split())
-    for flag in ("num_envs", "num_episodes", "steps", "env_spacing", "video_interval", "seed"):
-        default = re.search(rf"--{flag} [A-Z_]+ .*?\(default: (\S+)\)", helped)[1]
-        assert re.search(rf"`--{flag}` \| {re.escape(default)} \|", guide), flag
+def test_guide_gives_each_flags_default():
+    parser = argparse.ArgumentParser()
+    collect_flags._add_flags(parser)
+    lines = (PROJECT / "FULL_GUIDE.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `--")]
+    written = {
+        flag: default
+        for flags, defaults, *_ in (row for row in rows if len(row) == 4)  # flag, default, unit, meaning
+        for flag, default in zip(flags.split(", "), defaults.split(", ") * 2, strict=False)
+    }
+    for action in parser._actions[1:]:
+        default = written[f"`{action.option_strings[0]}`"].strip("`")
+        if action.dest == "checkpoint":
+            assert default == "the shipped policy"
+        elif action.dest == "enable_cameras":
+            assert default == "on"
+        elif action.default is False:
+            assert default == "off", action.dest
+        elif isinstance(action.default, tuple):
+            assert default == " ".join(f"{number:g}" for number in action.default), action.dest
+        elif action.default is not None:
+            assert default == str(action.default), action.dest
 
 
 def test_guide_prints_the_schema():
@@ -56,10 +77,13 @@ def test_guide_prints_the_schema():
         assert f"| `{name}` | ({shape}) {column.dtype} | {column.meaning} |" in guide
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_commands_in_the_documents_parse(document, monkeypatch, tmp_path):
-    class Parsed(Exception):
-        """Raised where a script would start to work."""
+class Parsed(Exception):
+    """Raised where a script would start to work."""
+
+
+@pytest.fixture
+def parsing_only(monkeypatch, tmp_path):
+    """The scripts stop after their flags, as if every checkpoint and dataset that a document names were there."""
 
     def stop(*_args, **_kwargs):
         raise Parsed
@@ -72,12 +96,61 @@ def test_commands_in_the_documents_parse(document, monkeypatch, tmp_path):
     monkeypatch.setattr(vpl_dataset, "validate", stop)
     monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```\n(.*?)```", (PROJECT / document).read_text(), flags=re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines() if line.startswith((".venv/bin/python ", "./"))]
-    for command in commands:
-        words = shlex.split(command, comments=True)
-        if words[0] == ".venv/bin/python":
-            with pytest.raises(Parsed):
-                SCRIPTS[words[1]].main(words[2:])
+
+
+def commands_of(document: str) -> list[str]:
+    blocks = re.findall(r"```bash\n(.*?)```", (PROJECT / document).read_text(), flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def check_script(script: str, arguments: list[str]) -> None:
+    if script != ISAAC_LAB_TRAIN:
+        with pytest.raises(Parsed):
+            SCRIPTS[script.removeprefix("/workspace/")].main(arguments)
+
+
+def check_docker(words: list[str]) -> None:
+    if words[0] == "build":
+        assert PROJECT / words[words.index("-f") + 1] == DOCKERFILE and words[-1] == "."
+        if "--target" in words:
+            assert f" AS {words[words.index('--target') + 1]}\n" in DOCKERFILE.read_text()
+    elif words[0] == "exec":
+        assert words[1] == "isaaclab-test"
+        if "python" in words:
+            at = words.index("python") + 1
+            check_script(words[at], words[at + 1 :])
+    else:
+        assert words[0] == "cp" or words[-1] == "isaaclab:2.2-ray"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_in_the_documents_parse(document, parsing_only):
+    for command in commands_of(document):
+        words = [word for word in shlex.split(command, comments=True) if not word.startswith("IMAGE=")]
+        if words[0] in (".venv/bin/python", "/workspace/isaaclab/isaaclab.sh"):
+            script, *arguments = words[2:] if words[1] == "-p" else words[1:]
+            check_script(script, arguments)
+        elif words[0] == "docker":
+            check_docker(words[1:])
+        elif words[0] == "./run_collection.sh":
+            arguments = words[1:]
+            if "--in" in arguments:
+                at = arguments.index("--in")
+                assert arguments[at + 1] in ("exec", "run", "embedded")
+                del arguments[at : at + 2]
+            if arguments == ["--help"]:
+                subprocess.run([PROJECT / words[0], "--help"], check=True, capture_output=True)
+            else:
+                check_script("collect_tiled_with_checkpoint.py", arguments)
         else:
-            assert (PROJECT / words[0]).is_file(), command
+            assert (PROJECT / words[0]).is_file() and words[0].startswith("./"), command
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_files_that_the_documents_name_exist(document):
+    text = (PROJECT / document).read_text()
+    named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|txt|json))`", text)) | set(
+        re.findall(r"\]\((\S+?)\)", text)
+    )
+    ours = {name for name in named if name not in ("train.py", "python.sh", "isaaclab.sh", "metadata.json")}
+    assert {name for name in ours if not any(PROJECT.rglob(name))} == set()
