@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from dataclasses import fields
+from importlib.util import spec_from_file_location
 
 import numpy as np
 import pytest
 import torch
 from conftest import BOTH, OVERVIEW, WRIST
 
-from simulators import CameraCfg, episode_rng, round_seed
+from simulators import CameraCfg, episode_rng, is_installed, round_seed
 from simulators.drawer_scene import ARM_SPEED, JOINT_VEL_LIMIT
 
 ZERO = torch.zeros(2, 8)
@@ -158,3 +161,21 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
         sample = env.capture(render=False)
         assert (np.abs(sample.joint_vel) <= 1.001 * limits).all()
         assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
+
+
+def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, monkeypatch):
+    (tmp_path / "workspace" / "hidden" / "source" / "hidden").mkdir(parents=True)
+    package = tmp_path / "workspace" / "hidden" / "source" / "hidden" / "__init__.py"
+    package.write_text("true = True")
+
+    class EditableInstall:
+        """As setuptools appends one to sys.meta_path."""
+
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            return spec_from_file_location(name, package) if name == "hidden" else None
+
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "workspace"), *sys.path])
+    assert not is_installed("hidden")
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableInstall])
+    assert is_installed("hidden") and importlib.import_module("hidden").true
