@@ -161,7 +161,7 @@ in_run() {
   else
     writable=$data_root
     [[ -d $data_root ]] || made=1
-    mkdir -p "$data_root"
+    mkdir -p "$data_root" || fail "--data_root $data_root cannot be made; give another folder"
   fi
   case $writable in
     / | /etc | /isaac-sim | /opt | /root | /usr | /workspace | /workspace/isaaclab)

@@ -132,6 +132,7 @@ podman build --quiet -t nvcr.io/nvidia/isaac-lab:2.2.0 "$work/isaac" 2>&1 | grep
 podman build --quiet -t isaaclab:2.2-ray -f isaaclab-tiledcam-starter/Dockerfile1.isaaclab-ray . \
   2>&1 | grep -v '^WARNING: Location'
 
+cd "$work/out"
 step "Isaac Sim's python.sh lets exit codes and arguments through"
 as_user docker run --rm isaaclab:2.2-ray python -c 'import av, isal, ray, torch, numpy, gymnasium
 print(*(f"{m.__name__} {m.__version__}" for m in (torch, numpy, gymnasium, av, ray)), sep=", ")
