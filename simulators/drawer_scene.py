@@ -60,11 +60,15 @@ CABINET_QUAT_WXYZ = (0.0, 0.0, 0.0, 1.0)
 
 
 def hold_limits(joint_pos: np.ndarray, joint_vel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What PhysX enforces after each substep and MuJoCo does not: joint speeds, and the fingers' range; (N, 9) each."""
+    """What PhysX enforces in each substep and MuJoCo does not: joint speeds, and the fingers' range; (N, 9) each.
+
+    MuJoCo has moved the joints with the speed that is too high already, so that way is taken back.
+    """
     max_speed = JOINT_VEL_LIMIT * ([ARM_SPEED] * 7 + [1.0] * 2)
     low, high = JOINT_RANGE.T + FINGER_OVERSHOOT * np.array([[-1], [1]])
     low[:7], high[:7] = -np.inf, np.inf
-    return np.clip(joint_pos, low, high), np.clip(joint_vel, -max_speed, max_speed)
+    held_vel = np.clip(joint_vel, -max_speed, max_speed)
+    return np.clip(joint_pos + (held_vel - joint_vel) * PHYSICS_DT, low, high), held_vel
 
 
 _S = np.sqrt(0.5)
