@@ -154,12 +154,16 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
     env = make_env(num_envs=16)
     limits = JOINT_VEL_LIMIT * ([ARM_SPEED] * 7 + [1] * 2)
     generator = torch.Generator().manual_seed(0)
+    before = env.capture(render=False)
     for step in range(240):
         if step % 12 == 0:
             action = 2 * torch.randn(16, 8, generator=generator)
         env.step(action)
         sample = env.capture(render=False)
         assert (np.abs(sample.joint_vel) <= 1.001 * limits).all()
+        # the motion, not only what is recorded of it
+        assert (np.abs(sample.joint_pos - before.joint_pos) <= 1.001 * limits * env.step_dt + 1e-6).all()
+        before = sample
         assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
 
 
