@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -70,18 +71,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=60, help="most control steps of an episode (60 a second)")
     add("--env_spacing", type=float, default=2.5, help="m between envs that share a world (MuJoCo: each has its own)")
     add("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="RSL-RL model_*.pt")
-    add("--enable_wrist_camera", action="store_true", help="film from the hand too")
-    add("--wrist_cam_offset", type=float, nargs=3, default=(-0.05, 0.0, 0.08), metavar=("X", "Y", "Z"),
-        help="the wrist camera's eye in the gripper frame (x along the fingers, y side, z up), m")  # fmt: skip
-    add("--wrist_cam_look_offset", type=float, nargs=3, default=(0.25, 0.0, 0.0), metavar=("X", "Y", "Z"),
-        help="the point it looks at in the gripper frame, m")  # fmt: skip
-    add("--overview_cam_eye", type=float, nargs=3, default=(-0.92, 1.22, 1.28), metavar=("X", "Y", "Z"),
-        help="the overview camera's eye in the env frame (x to the cabinet, z up), m")  # fmt: skip
-    add("--overview_cam_target", type=float, nargs=3, default=(0.42, 0.0, 0.42), metavar=("X", "Y", "Z"),
-        help="the point it looks at in the env frame, m")  # fmt: skip
-    add("--enable_top_camera", action="store_true", help="film from above too")
-    add("--width", type=int, default=320, help="image width, px")
-    add("--height", type=int, default=240, help="image height, px")
+    add_camera_flags(parser)
     add("--fps", type=float, default=None, help="playback rate of the videos; default: real time")
     add("--video_interval", type=int, default=1, help="keep every k-th step's images and row")
     add("--only_success", action="store_true", help="put episodes without success into failed/")
@@ -104,6 +94,23 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="AppLauncher's preset")  # fmt: skip
     kit.add_argument("--kit_args", default="", help="arguments for Omniverse Kit, in one string")
     kit.add_argument("--enable_cameras", action="store_true", help="accepted; cameras are always on")
+
+
+def add_camera_flags(parser: argparse.ArgumentParser) -> None:
+    """What `cameras` reads."""
+    add = parser.add_argument
+    add("--enable_wrist_camera", action="store_true", help="film from the hand too")
+    add("--wrist_cam_offset", type=float, nargs=3, default=(-0.05, 0.0, 0.08), metavar=("X", "Y", "Z"),
+        help="the wrist camera's eye in the gripper frame (x along the fingers, y side, z up), m")  # fmt: skip
+    add("--wrist_cam_look_offset", type=float, nargs=3, default=(0.25, 0.0, 0.0), metavar=("X", "Y", "Z"),
+        help="the point it looks at in the gripper frame, m")  # fmt: skip
+    add("--overview_cam_eye", type=float, nargs=3, default=(-0.92, 1.22, 1.28), metavar=("X", "Y", "Z"),
+        help="the overview camera's eye in the env frame (x to the cabinet, z up), m")  # fmt: skip
+    add("--overview_cam_target", type=float, nargs=3, default=(0.42, 0.0, 0.42), metavar=("X", "Y", "Z"),
+        help="the point it looks at in the env frame, m")  # fmt: skip
+    add("--enable_top_camera", action="store_true", help="film from above too")
+    add("--width", type=int, default=320, help="image width, px")
+    add("--height", type=int, default=240, help="image height, px")
 
 
 def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
@@ -168,6 +175,13 @@ def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, 
         parser.error("--resume: this version places the cameras differently; resume with the version that collected")
 
 
+def new_path(data_root: Path, name: str, suffix: str = "") -> Path:
+    """A path that does not exist, named by the present second; a second run of this second waits for the next."""
+    while (path := data_root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}{suffix}").exists():
+        time.sleep(0.1)
+    return path
+
+
 def jsonable(value: Any) -> Any:
     """`value` as it reads back from JSON."""
     return json.loads(json.dumps(value, default=str))
@@ -177,12 +191,7 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for flag in ("num_envs", "num_episodes", "steps", "video_interval", "writer_workers", "rerenders"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
-    for flag in ("width", "height"):
-        if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:
-            parser.error(f"--{flag} must be even (H.264) and from 16 to 4096, got {getattr(args, flag)}")
-    for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
-        if not all(map(math.isfinite, getattr(args, flag))):
-            parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")
+    check_camera_flags(parser, args)
     if not (math.isfinite(args.env_spacing) and args.env_spacing > 0):
         parser.error(f"--env_spacing must be above 0, got {args.env_spacing}")
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
@@ -205,6 +214,16 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         parser.error(
             f"--num_envs {args.num_envs} needs as many open files, the system allows {most_files} (ulimit -Hn)"
         )
+
+
+def check_camera_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse sizes and places that no camera can have."""
+    for flag in ("width", "height"):
+        if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:
+            parser.error(f"--{flag} must be even (H.264) and from 16 to 4096, got {getattr(args, flag)}")
+    for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
+        if not all(map(math.isfinite, getattr(args, flag))):
+            parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")
 
 
 def check_seed_and_device(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointPolicy
-from collect_flags import camera_rows, checkpoint_row, parse_args
+from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError
@@ -172,13 +172,6 @@ def collect(
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
-
-
-def new_path(data_root: Path, name: str, suffix: str = "") -> Path:
-    """A path that does not exist, named by the present second; a second run of this second waits for the next."""
-    while (path := data_root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}{suffix}").exists():
-        time.sleep(0.1)
-    return path
 
 
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:

@@ -122,6 +122,8 @@ class SimulatorCfg:
     """Torch device of observations, rewards and the policy."""
     env_spacing: float = 2.5
     """Distance between the envs' origins in m, where they share one world."""
+    light: float = 1.0
+    """Brightness, as a multiple of the scene's own light."""
     headless: bool = True
     """Isaac Lab: no window."""
     rendering_mode: str | None = None

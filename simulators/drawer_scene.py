@@ -45,9 +45,6 @@ JOINT_RANGE = np.array(  # (9, 2), panda_arm_hand.urdf
 )
 JOINT_VEL_LIMIT = np.array([2.175] * 4 + [2.61] * 3 + [0.2] * 2)
 """(9,) rad/s and m/s, panda_arm_hand.urdf."""
-ARM_SPEED = 0.45
-"""Deviation: the share of the arm's joint-speed limits that may be used. At 1 the policy flings the drawer open with
-1.9 m/s, which is more than the Panda's own limit for its tool (1.7 m/s)."""
 KP = (80.0,) * 7 + (2000.0,) * 2  # drives: isaaclab_assets/robots/franka.py:44-64
 KD = (4.0,) * 7 + (100.0,) * 2
 EFFORT_LIMIT = (87.0,) * 4 + (12.0,) * 3 + (200.0,) * 2
@@ -64,10 +61,9 @@ def hold_limits(joint_pos: np.ndarray, joint_vel: np.ndarray) -> tuple[np.ndarra
 
     MuJoCo has moved the joints with the speed that is too high already, so that way is taken back.
     """
-    max_speed = JOINT_VEL_LIMIT * ([ARM_SPEED] * 7 + [1.0] * 2)
     low, high = JOINT_RANGE.T + FINGER_OVERSHOOT * np.array([[-1], [1]])
     low[:7], high[:7] = -np.inf, np.inf
-    held_vel = np.clip(joint_vel, -max_speed, max_speed)
+    held_vel = np.clip(joint_vel, -JOINT_VEL_LIMIT, JOINT_VEL_LIMIT)
     return np.clip(joint_pos + (held_vel - joint_vel) * PHYSICS_DT, low, high), held_vel
 
 
@@ -123,15 +119,18 @@ _ROOM, _VISUAL, _COLLISION = 1, 2, 3  # geom groups; the renderers draw groups 0
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
-def build_model(cameras: Sequence[CameraCfg]) -> mujoco.MjModel:
-    """Compile the scene with `cameras` in it, to be found by their names (MuJoCo orders them by body)."""
+def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjModel:
+    """Compile the scene with `cameras` in it, to be found by their names (MuJoCo orders them by body).
+
+    `light` multiplies every light's brightness.
+    """
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
     spec.option.timestep = PHYSICS_DT
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10  # a grasp that does not creep
-    _add_looks(spec, cameras)
+    _add_looks(spec, cameras, light)
     _add_panda(spec)
     _add_cabinet(spec)
     for camera in cameras:
@@ -261,17 +260,17 @@ def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:
     body.add_camera(name=camera.name, pos=mount[:3, 3], quat=quat, fovy=camera.vertical_fov_deg)
 
 
-def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg]) -> None:
+def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) -> None:
     spec.visual.global_.offwidth = max((c.width for c in cameras), default=1)
     spec.visual.global_.offheight = max((c.height for c in cameras), default=1)
     spec.stat.extent = 1.0
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
-    spec.visual.headlight.ambient = (0.32, 0.32, 0.33)
-    spec.visual.headlight.diffuse = (0.22, 0.22, 0.22)
+    spec.visual.headlight.ambient = light * np.array((0.32, 0.32, 0.33))
+    spec.visual.headlight.diffuse = light * np.array((0.22, 0.22, 0.22))
     spec.visual.headlight.specular = (0.1, 0.1, 0.1)
     spec.worldbody.add_light(
         type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -2, 4), dir=(0.45, 0.5, -0.8),
-        diffuse=(0.55, 0.54, 0.51), specular=(0.3, 0.3, 0.3), castshadow=True,
+        diffuse=light * np.array((0.55, 0.54, 0.51)), specular=(0.3, 0.3, 0.3), castshadow=True,
     )  # fmt: skip
     for name, rgba, specular, shininess in (
         ("white", (0.93, 0.93, 0.94, 1), 0.4, 0.4),

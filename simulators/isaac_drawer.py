@@ -282,6 +282,8 @@ def configure(env_cfg: Any, cfg: SimulatorCfg) -> None:
         for entity in vars(group).values() if group is not None else ():
             if getattr(entity, "debug_vis", False):
                 entity.debug_vis = False  # its markers would be in the pictures
+    if cfg.light != 1 and hasattr(env_cfg.scene, "light"):
+        env_cfg.scene.light.spawn.intensity *= cfg.light
     for camera in cfg.cameras:
         setattr(env_cfg.scene, _sensor_name(camera), _sensor_cfg(camera))
 

@@ -49,7 +49,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def __init__(self, cfg: SimulatorCfg) -> None:
         super().__init__(cfg, JOINT_RANGE)
-        self.model = build_model(cfg.cameras)
+        self.model = build_model(cfg.cameras, cfg.light)
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))

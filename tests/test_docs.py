@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import TASK
 
 import collect_flags
 import collect_tiled_with_checkpoint
+import replay_episode
 import train_policy
 import vpl_dataset
 from vpl_episode import SCHEMA
@@ -20,6 +23,7 @@ PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")
 SCRIPTS = {
     "collect_tiled_with_checkpoint.py": collect_tiled_with_checkpoint,
+    "replay_episode.py": replay_episode,
     "train_policy.py": train_policy,
     "vpl_dataset.py": vpl_dataset,
 }
@@ -92,10 +96,16 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(collect_flags, "load_policy", lambda *_: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(train_policy, "load", stop)
+    monkeypatch.setattr(replay_episode, "load", stop)
     monkeypatch.setattr(vpl_dataset, "info", stop)
     monkeypatch.setattr(vpl_dataset, "validate", stop)
     monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.chdir(tmp_path)
+    parser = argparse.ArgumentParser()
+    collect_flags._add_flags(parser)
+    metadata = {"simulator": "mujoco", "task": TASK, "arguments": vars(parser.parse_args([]))}
+    (tmp_path / "data" / "NAME" / "episode_000").mkdir(parents=True)
+    (tmp_path / "data" / "NAME" / "metadata.json").write_text(json.dumps(metadata, default=str))
 
 
 def commands_of(document: str) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from conftest import BOTH, OVERVIEW, WRIST
 
 from simulators import CameraCfg, episode_rng, is_installed, round_seed
-from simulators.drawer_scene import ARM_SPEED, JOINT_VEL_LIMIT
+from simulators.drawer_scene import JOINT_VEL_LIMIT
 
 ZERO = torch.zeros(2, 8)
 
@@ -152,7 +152,6 @@ def test_camera_that_looks_at_itself_is_refused():
 
 def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(make_env):
     env = make_env(num_envs=16)
-    limits = JOINT_VEL_LIMIT * ([ARM_SPEED] * 7 + [1] * 2)
     generator = torch.Generator().manual_seed(0)
     before = env.capture(render=False)
     for step in range(240):
@@ -160,9 +159,9 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
             action = 2 * torch.randn(16, 8, generator=generator)
         env.step(action)
         sample = env.capture(render=False)
-        assert (np.abs(sample.joint_vel) <= 1.001 * limits).all()
+        assert (np.abs(sample.joint_vel) <= 1.001 * JOINT_VEL_LIMIT).all()
         # the motion, not only what is recorded of it
-        assert (np.abs(sample.joint_pos - before.joint_pos) <= 1.001 * limits * env.step_dt + 1e-6).all()
+        assert (np.abs(sample.joint_pos - before.joint_pos) <= 1.001 * JOINT_VEL_LIMIT * env.step_dt + 1e-6).all()
         before = sample
         assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
 

@@ -1,0 +1,296 @@
+"""Drive a simulator from recorded episodes: film their states again, or run their actions and see how far they drift.
+
+    python replay_episode.py data/NAME --mode states --width 640 --height 480      a new dataset of the same motion
+    python replay_episode.py data/NAME/episode_003 --mode actions                  how far they drift from the states
+    python replay_episode.py data/NAME/episode_003 --compare compare.mp4           both pictures and their error
+
+States are what was recorded, so collect once and film many times: other sizes, cameras, light. On MuJoCo both modes
+are exact on the machine that recorded. In Isaac Lab states come out right, their pictures nearly (RTX is not
+deterministic), and actions drift: PhysX keeps contacts and a solver's warm start that no state holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+
+from collect_flags import add_camera_flags, camera_rows, cameras, check_camera_flags, check_seed_and_device, new_path
+from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
+from vpl_dataset import episode_folders, load_episode
+from vpl_episode import LOW_DIM, DatasetCfg, SaverError
+from vpl_saver import VPLSaver
+
+CURVE_PX = 90
+CURVE_RGB, CURSOR_RGB = (200, 60, 30), (40, 40, 40)
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What an episode's file says at every control step."""
+
+    name: str
+    env: int
+    attrs: dict[str, Any]
+    rows: dict[str, np.ndarray]
+    """The columns of LOW_DIM that it has, (T, ...)."""
+
+    def __len__(self) -> int:
+        return len(self.rows["sim_state"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_args(argv)
+    try:
+        with load(args.simulator)(simulator_cfg(args)) as env:
+            if args.compare:
+                compare(env, args)
+            elif args.mode == "states":
+                film(env, args)
+            else:
+                report_drift(env, args)
+    except (SaverError, SimulatorError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
+    """As recorded, but for cameras and light; no cameras where nothing is filmed."""
+    filmed = args.compare is not None or args.mode == "states"
+    return SimulatorCfg(
+        task=args.metadata["task"], num_envs=args.num_envs, cameras=args.cameras if filmed else (),
+        seed=args.metadata["arguments"]["seed"], device=args.device, light=args.light,
+        env_spacing=args.metadata["arguments"]["env_spacing"],
+    )  # fmt: skip
+
+
+def film(env: DrawerEnv, args: argparse.Namespace) -> None:
+    """Write a dataset with the recorded motion and new pictures."""
+    cfg = dataset_cfg(env, args)
+    print(f"dataset     {cfg.root}", flush=True)
+    with VPLSaver(cfg) as saver:
+        for round_index, episodes in rounds(args):
+            recording = np.zeros(env.num_envs, bool)
+            recording[[episode.env for episode in episodes]] = True
+            saver.begin_round(round_index)
+            for step in range(max(map(len, episodes))):
+                rows = batch(episodes, step, env.num_envs)
+                env.set_state(rows["sim_state"])
+                sample = env.capture(render=saver.wants_images)
+                kept: dict[str, Any] = {field.name: rows.get(field.name) for field in fields(Sample)}
+                kept |= {"color": sample.color, "extrinsics": sample.extrinsics}
+                saver.store(Sample(**kept), rows["action"], rows["joint_pos_target"], rows["reward"], recording)
+                ended = [episode for episode in episodes if len(episode) == step + 1]
+                if ended:
+                    recording = end(saver, ended, recording)
+    print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(cfg.camera_names)}")
+
+
+def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.ndarray:
+    """Publish episodes as they ended when they were recorded; returns who still records."""
+    ended, terminated = np.zeros_like(recording), np.zeros_like(recording)
+    ended[[episode.env for episode in episodes]] = True
+    terminated[[episode.env for episode in episodes if episode.attrs["terminated"]]] = True
+    saver.end_episodes(ended, terminated, ended & ~terminated)
+    return recording & ~ended  # a new array: the saver keeps the old one
+
+
+def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
+    """Simulate from each episode's first state with its actions; print how far its states are from the simulation's."""
+    print(f"{'episode':<14}{'steps':>6}{'exact':>7}{'joints':>12}{'drawer':>12}{'first at':>10}")
+    exact = count = 0
+    for _, episodes in rounds(args):
+        drifts = {episode.name: np.zeros((len(episode), 3)) for episode in episodes}
+        for step, sample in simulate(env, episodes):
+            for episode in episodes:
+                if step < len(episode):
+                    drifts[episode.name][step] = drift(episode, step, sample)
+        for episode in episodes:
+            differs, joints, drawer = drifts[episode.name].T
+            first, word = (str(int(np.argmax(differs))), "no") if differs.any() else ("-", "yes")
+            print(f"{episode.name:<14}{len(episode):>6}{word:>7}{joints.max():>8.1e} rad", end="")
+            print(f"{drawer.max():>10.1e} m{first:>10}")
+            exact, count = exact + (not differs.any()), count + 1
+    print(f"\n{exact} of {count} episodes came out exactly as they were recorded")
+
+
+def simulate(env: DrawerEnv, episodes: list[Recorded], render: bool = False) -> Iterator[tuple[int, Sample]]:
+    """Each step and its sample, of a simulation that starts from the first states and takes the recorded actions."""
+    env.reset(0)
+    env.set_state(batch(episodes, 0, env.num_envs)["sim_state"])
+    for step in range(max(map(len, episodes))):
+        yield step, env.capture(render=render)
+        env.step(torch.as_tensor(batch(episodes, step, env.num_envs)["action"], device=env.device))
+
+
+def drift(episode: Recorded, step: int, sample: Sample) -> tuple[float, float, float]:
+    """Whether the whole state differs (0 or 1), by how much the joints (rad), the drawer (m)."""
+    rows, env = episode.rows, episode.env
+    joints = float(np.abs(sample.joint_pos[env] - rows["joint_pos"][step]).max())
+    drawer = 0.0
+    if sample.drawer_pos is not None:
+        drawer = float(abs(sample.drawer_pos[env] - rows["drawer_pos"][step]))
+    return float((sample.sim_state[env] != rows["sim_state"][step]).any()), joints, drawer
+
+
+def compare(env: DrawerEnv, args: argparse.Namespace) -> None:
+    """Write a video: what was recorded, what is filmed now, and below them how far pictures or joints differ."""
+    ((_, (episode,)),) = rounds(args)
+    interval = episode.attrs["video_interval"]
+    with load_episode(args.folders[0]) as file:
+        recorded = file["color"][:]
+    filmed, errors = [], []
+    if args.mode == "actions":
+        for step, sample in simulate(env, [episode], render=True):
+            if step % interval == 0:
+                filmed.append(images(sample)[0])
+                errors.append(drift(episode, step, sample)[1])
+    else:
+        for row, before in enumerate(recorded):
+            env.set_state(episode.rows["sim_state"][row * interval][None])
+            filmed.append(images(env.capture())[0])
+            pairs = zip(filmed[-1], before, strict=False)
+            errors.append(float(np.mean([np.abs(fit(b, a).astype(float) - a).mean() for a, b in pairs])))
+    unit = "rad" if args.mode == "actions" else "levels of 255"
+    frames = [side_by_side(recorded[row], filmed[row], np.array(errors), row) for row in range(len(recorded))]
+    iio.imwrite(args.compare, np.stack(frames), plugin="pyav", codec="libx264", fps=float(episode.attrs["fps"]))
+    print(f"{args.compare}: recorded left, {args.mode} replayed right; largest error {max(errors):.2g} {unit}")
+
+
+def images(sample: Sample) -> np.ndarray:
+    assert sample.color is not None
+    return sample.color
+
+
+def fit(image: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """`image` in the size of `like`, by its nearest pixels."""
+    rows, columns = (np.arange(n) * old // n for n, old in zip(like.shape[:2], image.shape[:2], strict=True))
+    return image[rows][:, columns]
+
+
+def side_by_side(recorded: np.ndarray, filmed: np.ndarray, errors: np.ndarray, row: int) -> np.ndarray:
+    """A frame: recorded left, filmed right, a line a camera; at the bottom the errors. (H, W, 3) uint8, even sizes."""
+    lines = [np.hstack([fit(old, new), new]) for old, new in zip(recorded, filmed, strict=False)]
+    return np.vstack([*lines, curve(errors, row, lines[0].shape[1])])
+
+
+def curve(errors: np.ndarray, row: int, width: int) -> np.ndarray:
+    """The errors over the episode as a line, a cursor at `row`; (CURVE_PX, width, 3) uint8."""
+    strip = np.full((CURVE_PX, width, 3), 255, np.uint8)
+    top = max(np.nanmax(errors, initial=0), 1e-9)
+    x = np.linspace(0, len(errors) - 1, width)
+    y = (CURVE_PX - 4 - np.interp(x, np.arange(len(errors)), np.nan_to_num(errors)) / top * (CURVE_PX - 8)).astype(int)
+    for column in range(width - 1):
+        low, high = sorted((y[column], y[column + 1]))
+        strip[low : high + 2, column] = CURVE_RGB
+    strip[:, min(width - 1, round(row / max(1, len(errors) - 1) * (width - 1)))] = CURSOR_RGB
+    return strip
+
+
+def rounds(args: argparse.Namespace) -> Iterator[tuple[int, list[Recorded]]]:
+    """The recorded episodes, by round; one episode alone is env 0 of a round of its own number."""
+    single = args.num_envs == 1 and len(args.folders) == 1
+    by_round: dict[int, list[Path]] = {}
+    for folder in args.folders:
+        with load_episode(folder) as episode:
+            key = "episode_index" if single else "round"
+            by_round.setdefault(episode.attrs[key], []).append(folder)
+    for round_index, folders in sorted(by_round.items()):
+        yield round_index, [read(folder, single) for folder in folders]
+
+
+def read(folder: Path, alone: bool) -> Recorded:
+    """An episode's numbers."""
+    with load_episode(folder) as episode:
+        table = episode.h5.get("full_rate", episode.h5)
+        rows = {name: table[name][:] for name in LOW_DIM if name in table}
+        return Recorded(folder.name, 0 if alone else episode.attrs["env_index"], episode.attrs, rows)
+
+
+def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.ndarray]:
+    """A step of all envs, (N, ...) each: the last row of what has ended, the first episode's where there is none."""
+    chosen: list[Recorded] = [episodes[0]] * num_envs
+    for episode in episodes:
+        chosen[episode.env] = episode
+    return {name: np.stack([e.rows[name][min(step, len(e) - 1)] for e in chosen]) for name in episodes[0].rows}
+
+
+def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
+    """The new dataset's description: the recorded one's, but for its pictures."""
+    metadata, arguments = args.metadata, args.metadata["arguments"]
+    name = f"{metadata['task'].replace('/', '_')}_{arguments['sim_or_real']}_{arguments['robot_name']}"
+    kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions") if key in metadata}
+    return DatasetCfg(
+        root=new_path(args.data_root, name), task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
+        steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
+        camera_names=tuple(camera.name for camera in args.cameras),
+        intrinsics=np.stack([camera.intrinsics for camera in args.cameras]), joint_names=env.joint_names,
+        obs_terms=env.obs_terms, state_spec=env.state_spec, seed=arguments["seed"],
+        success_metric=env.task.success_metric, success_threshold=env.task.success_threshold,
+        language_instruction=env.task.language_instruction, video_interval=arguments["video_interval"],
+        fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",
+        metadata={
+            **kept, "arguments": arguments, "versions": metadata["versions"] | env.describe(),
+            "cameras": camera_rows(args.cameras),
+            "replayed": {"from": str(args.path), "light": args.light, "versions": metadata["versions"]},
+        },
+    )  # fmt: skip
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Parse and refuse; adds `metadata`, `folders`, `num_envs` and `cameras`. Camera flags default to the recorded."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        usage=argparse.SUPPRESS,
+    )  # fmt: skip
+    parser.add_argument("path", type=Path, help="a dataset, or one episode of it")
+    parser.add_argument("--mode", choices=("states", "actions"), default="states", help="what drives [states]")
+    parser.add_argument("--compare", type=Path, metavar="MP4", help="write this video of one episode, no dataset")
+    parser.add_argument("--data_root", type=Path, default=Path("data"), help="folder that gets the new dataset [data]")
+    parser.add_argument("--light", type=float, default=1.0, help="brightness, a multiple of the scene's own [1]")
+    parser.add_argument("--simulator", default=None, choices=tuple(SIMULATORS), help="[the recorded one]")
+    parser.add_argument("--device", default=None, help="torch device [cuda:0 with isaac, else cpu]")
+    add_camera_flags(parser)
+    path = parser.parse_known_args(argv)[0].path
+    folders = [path] if path.name.startswith("episode_") else episode_folders(path)
+    root = folders[0].parent if folders else path
+    if not folders or not (root / "metadata.json").is_file():
+        parser.error(
+            f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
+        )
+    metadata = json.loads((root / "metadata.json").read_text())
+    recorded = argparse.ArgumentParser(add_help=False)
+    add_camera_flags(recorded)
+    names = [action.dest for action in recorded._actions]
+    args = parser.parse_args(argv, argparse.Namespace(**{name: metadata["arguments"][name] for name in names}))
+    args.metadata, args.folders = metadata, folders
+    args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
+    if args.compare and (path not in folders or args.compare.exists()):
+        parser.error(
+            f"--compare {args.compare}: " + ("exists already" if args.compare.exists() else "name one episode")
+        )
+    if not 0.05 <= args.light <= 10:
+        parser.error(f"--light must be from 0.05 to 10, got {args.light}")
+    try:
+        args.simulator = resolve(args.simulator or metadata["simulator"])
+        args.device = args.device or ("cuda:0" if args.simulator == "isaac" else "cpu")
+        args.seed = metadata["arguments"]["seed"]
+        check_seed_and_device(parser, args)
+        check_camera_flags(parser, args)
+        args.cameras = cameras(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Replaying: what was recorded comes out again, and what was changed is noticed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import imageio.v3 as iio
+import numpy as np
+import pytest
+from conftest import collect_dataset
+
+import replay_episode
+from vpl_dataset import iter_episodes, load_episode
+from vpl_validate import validate
+
+
+def replay(*arguments: str | Path) -> int:
+    return replay_episode.main([str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def sparse(tmp_path_factory) -> Path:
+    """Two episodes of which every third row is kept."""
+    flags = "--num_envs 2 --num_episodes 1 --steps 30 --video_interval 3 --width 64 --height 48"
+    return collect_dataset(tmp_path_factory.mktemp("sparse"), *flags.split())
+
+
+def same(a: h5py.Group, b: h5py.Group) -> bool:
+    if isinstance(a, h5py.Dataset):
+        return bool((a[:] == b[:]).all())
+    return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("which", ["dataset", "sparse"])
+def test_states_filmed_again_give_the_same_files(which, request, tmp_path):
+    recorded = request.getfixturevalue(which)
+    assert replay(recorded, "--data_root", tmp_path) == 0
+    (filmed,) = tmp_path.iterdir()
+    for before, after in zip(iter_episodes(recorded), iter_episodes(filmed), strict=True):
+        assert before.attrs == after.attrs and same(before.h5, after.h5)
+    assert validate(filmed) == []
+
+
+@pytest.mark.parametrize("which", ["dataset", "sparse"])
+def test_actions_lead_through_the_same_states(which, request, capsys):
+    recorded = request.getfixturevalue(which)
+    assert replay(recorded, "--mode", "actions") == 0
+    count = len(list(recorded.glob("episode_*")))
+    assert f"{count} of {count} episodes came out exactly" in capsys.readouterr().out
+
+
+def test_drift_is_reported_from_the_row_where_it_begins(sparse, tmp_path, capsys):
+    shutil.copytree(sparse, tmp_path / "set")
+    with h5py.File(tmp_path / "set" / "episode_001" / "episode_001.h5", "a") as file:
+        file["full_rate/action"][12] += 0.5
+    assert replay(tmp_path / "set", "--mode", "actions") == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 episodes came out exactly" in out
+    line = next(line for line in out.splitlines() if line.startswith("episode_001"))
+    assert line.split()[2] == "no" and line.split()[-1] == "13"
+
+
+def test_other_size_cameras_and_light(sparse, tmp_path):
+    flags = ["--width", "96", "--height", "64", "--enable_wrist_camera", "--light", "0.5", "--data_root", tmp_path]
+    assert replay(sparse / "episode_001", *flags) == 0
+    (filmed,) = tmp_path.iterdir()
+    assert validate(filmed) == []
+    with load_episode(filmed / "episode_001") as episode, load_episode(sparse / "episode_001") as before:
+        assert episode["color"].shape == (10, 2, 64, 96, 3) and episode.camera_names == ["overview", "wrist"]
+        assert episode["color"][:, 0].mean() < 0.7 * before["color"][:, 0].mean()
+        assert (episode["action"][:] == before["action"][:]).all()
+    metadata = json.loads((filmed / "metadata.json").read_text())
+    assert metadata["replayed"]["from"] == str(sparse / "episode_001") and metadata["replayed"]["light"] == 0.5
+
+
+@pytest.mark.parametrize(("mode", "unit"), [("states", "0 levels of 255"), ("actions", "0 rad")])
+def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
+    film = tmp_path / "compare.mp4"
+    assert replay(sparse / "episode_000", "--mode", mode, "--compare", film) == 0
+    assert f"largest error {unit}" in capsys.readouterr().out
+    frames = iio.imread(film, plugin="pyav")
+    assert frames.shape == (10, 48 + replay_episode.CURVE_PX, 128, 3)
+    difference = frames[:, :48, :64].astype(float) - frames[:, :48, 64:]
+    assert np.abs(difference).mean() < 5  # the video is lossy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere is no dataset and no episode"),
+        (["{sparse}", "--compare", "a.mp4"], "name one episode"),
+        (["{sparse}/episode_000", "--compare", "{sparse}/metadata.json"], "exists already"),
+        (["{sparse}", "--light", "0"], "--light must be from 0.05 to 10, got 0.0"),
+        (["{sparse}", "--width", "15"], "--width must be even"),
+        (["{sparse}", "--device", "cuda:7"], "--device cuda:7"),
+    ],
+)
+def test_bad_input_is_one_line(sparse, capsys, arguments, words):
+    with pytest.raises(SystemExit) as error:
+        replay(*(argument.format(sparse=sparse) for argument in arguments))
+    message = capsys.readouterr().err
+    assert error.value.code == 2 and words in message and message.count("\n") == 1
