@@ -48,6 +48,7 @@ has_driver() { compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null; }
 if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library libOpenGL.so.0 && has_driver; }; then
   packages+=(libegl1 libgl1-mesa-dri libopengl0)
 fi
+[[ $extra != test ]] || command -v chromium >/dev/null || packages+=(chromium)   # drives the report's tests
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"

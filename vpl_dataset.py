@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import webbrowser
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,10 +111,31 @@ def main(argv: list[str] | None = None) -> int:
             lines = [str(problem) for problem in problems]
             print("\n".join(lines) or f"{len(all_episode_folders(args.dataset))} episodes, no problems")
         return 1 if problems else 0
+    if args.command == "view":
+        return view(args)
     if not episode_folders(args.dataset):
         print(f"0 episodes; {len(list(args.dataset.glob('failed/episode_*')))} in failed/")
         return 0
     info(args.dataset)
+    return 0
+
+
+def view(args: argparse.Namespace) -> int:
+    """Write the report, and show it where the flags say."""
+    from vpl_report import serve, write_report  # it imports this module
+
+    try:
+        report = write_report(args.dataset)
+        print(f"{report} ({report.stat().st_size / 1e6:.1f} MB)", flush=True)
+        if args.open:
+            webbrowser.open(report.resolve().as_uri())
+        if args.port is not None:
+            serve(report, args.port)
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        print(f"error: {error}; give another --port or a folder that can be written", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -123,14 +145,20 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=raw, allow_abbrev=False, usage=argparse.SUPPRESS
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    parsers = {}
     for name, purpose in (
         ("info", "a table by episode and the totals"),
         ("validate", "check every episode; exit code 1 if something is wrong"),
+        ("view", "write report.html into the dataset: videos, curves and the tool's way, offline"),
     ):
-        command = commands.add_parser(name, help=purpose, allow_abbrev=False, usage=argparse.SUPPRESS)
-        command.add_argument("dataset", type=Path, help="folder that holds episode_*")
-    command.add_argument("--json", action="store_true", help="print the problems as JSON: episode, row, reason")
+        parsers[name] = commands.add_parser(name, help=purpose, allow_abbrev=False, usage=argparse.SUPPRESS)
+        parsers[name].add_argument("dataset", type=Path, help="folder that holds episode_*")
+    parsers["validate"].add_argument("--json", action="store_true", help="print the problems as JSON")
+    parsers["view"].add_argument("--open", action="store_true", help="open it in this machine's browser")
+    parsers["view"].add_argument("--port", type=int, help="serve it to browsers on other machines")
     args = parser.parse_args(argv)
+    if args.command == "view" and args.port is not None and not 0 <= args.port <= 65535:
+        parser.error(f"--port must be from 0 to 65535, got {args.port}")
     if not (args.dataset / "metadata.json").is_file() and not episode_folders(args.dataset):
         parser.error(f"{args.dataset} holds no episode_* folder; give the folder that the collector named")
     return args

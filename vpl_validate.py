@@ -91,6 +91,11 @@ def validate(dataset: Path) -> list[Problem]:
     return problems + list(_check_listing(dataset, folders, metadata))
 
 
+def validate_episode(folder: Path) -> list[Problem]:
+    """Check one episode by itself, also one in .partial/; returns what is wrong."""
+    return [Problem(folder.name, row, reason) for row, reason in _check(folder, {})[0]]
+
+
 def _check(folder: Path, metadata: Mapping[str, Any]) -> tuple[list[tuple[int | None, str]], str]:
     """An episode's problems, and a hash of its motion."""
     path = folder / f"{folder.name}.h5"

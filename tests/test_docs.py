@@ -35,10 +35,14 @@ FOREIGN_FLAGS = {
 }
 
 
-def flags_of(script: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+def flags_of(script: str, capsys: pytest.CaptureFixture[str], *command: str) -> set[str]:
+    """Of a script and its commands."""
     with pytest.raises(SystemExit):
-        SCRIPTS[script].main(["--help"])
-    return set(re.findall(r"--[a-z_]+", capsys.readouterr().out)) - {"--help"}
+        SCRIPTS[script].main([*command, "--help"])
+    text = capsys.readouterr().out
+    commands = re.findall(r"^  \{(.*)\}", text, re.MULTILINE)
+    flags = set(re.findall(r"--[a-z_]+", text)) - {"--help"}
+    return flags.union(*(flags_of(script, capsys, name) for names in commands for name in names.split(",")))
 
 
 def test_every_flag_is_in_the_guide_and_every_flag_in_the_documents_exists(capsys):
@@ -99,6 +103,7 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(replay_episode, "load", stop)
     monkeypatch.setattr(vpl_dataset, "info", stop)
     monkeypatch.setattr(vpl_dataset, "validate", stop)
+    monkeypatch.setattr(vpl_dataset, "view", stop)
     monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()

@@ -1,0 +1,156 @@
+"""The report, in a real browser from the disk: Debian's Chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import pytest
+
+import vpl_dataset
+from vpl_dataset import episode_folders, load_episode
+from vpl_report import write_report
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --autoplay-policy=no-user-gesture-required"
+).split()
+TIMES = "[...document.querySelectorAll('video')].map((film) => film.currentTime)"
+READY = "[...document.querySelectorAll('video')].every((film) => film.readyState >= 2 && !film.seeking)"
+
+
+@pytest.fixture(scope="module")
+def report(dataset: Path) -> Path:
+    return write_report(dataset)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if CHROMIUM is None:
+        pytest.skip("needs chromium (Debian's package)")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(report: Path, browser) -> Iterator:
+    """The report's index, opened from the disk; a message in the console fails the test."""
+    page, messages = browser.new_page(viewport={"width": 1280, "height": 900}), []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("request", lambda request: messages.append(request.url) if request.url.startswith("http") else None)
+    page.goto(report.resolve().as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    yield page
+    page.close()
+    assert messages == []
+
+
+def open_episode(page, name: str) -> None:
+    page.click(f"text={name}")
+    page.wait_for_function(READY)
+
+
+def test_index_has_a_card_an_episode(page, dataset):
+    assert page.locator(".card").count() == 10
+    successes = sum(load_episode(folder).attrs["success"] for folder in episode_folders(dataset))
+    assert page.inner_text("#count") == f"10 of 10 episodes, {successes} successful"
+    assert page.evaluate("[...document.images].every((image) => image.naturalWidth > 0)")
+
+
+def test_filters(page, dataset):
+    flags = [load_episode(folder).attrs["success"] for folder in episode_folders(dataset)]
+    for value, count in (("yes", sum(flags)), ("no", 10 - sum(flags)), ("", 10)):
+        page.select_option("#success", value)
+        assert page.locator(".card").count() == count
+    page.fill("#name", "007")
+    assert page.locator(".card").count() == 1
+    page.fill("#name", "")
+    page.fill("#least", "1.01")
+    assert page.locator(".card").count() == 0
+    page.fill("#least", "1")
+    page.select_option("#order", "drawer")
+    assert page.locator(".card").count() == 10
+    drawers = {folder.name: load_episode(folder)["drawer_pos"][-1] for folder in episode_folders(dataset)}
+    assert page.locator(".card").first.inner_text().split()[0] == max(drawers, key=lambda name: drawers[name])
+
+
+def test_videos_and_cursor_follow_ten_seeks(page, dataset):
+    open_episode(page, "episode_003")
+    joints = load_episode(dataset / "episode_003")["joint_pos"][:, 0]
+    for row in (0, 59, 7, 31, 30, 58, 1, 44, 12, 29):
+        page.evaluate(f"shown.seek({row})")
+        page.wait_for_function(READY)
+        times = page.evaluate(TIMES)
+        assert [int(60 * seconds) for seconds in times] == [row, row]
+        assert page.input_value("#scrubber") == str(row) and f"row {row} of 60" in page.inner_text("#clock")
+        assert page.evaluate("shown.plots[0].cursor.idx") == row
+        assert abs(page.evaluate(f"shown.plots[0].data[1][{row}]") - joints[row]) < 1e-3
+
+
+def test_videos_play_in_step(page):
+    open_episode(page, "episode_000")
+    page.select_option("#speed", "0.5")
+    page.click("#play")
+    for _ in range(8):
+        time.sleep(0.15)
+        first, second = page.evaluate(TIMES)
+        assert abs(first - second) <= 1 / 60 + 1e-3
+        row = int(page.input_value("#scrubber"))
+        assert abs(page.evaluate("shown.rowNow()") - row) <= 2
+    assert row > 20
+
+
+def test_scrubber_neighbours_and_space(page):
+    open_episode(page, "episode_000")
+    page.evaluate("(s => { s.value = 25; s.dispatchEvent(new Event('input')); })(document.getElementById('scrubber'))")
+    page.wait_for_function(READY)
+    assert page.evaluate("shown.row") == 25
+    drawn = "shown.space.canvas.toDataURL()"
+    before = page.evaluate(drawn)
+    page.evaluate("shown.seek(50)")
+    assert page.evaluate(drawn) != before
+    page.click("#after")
+    page.wait_for_function(READY)
+    assert "episode_001" in page.inner_text("#which")
+    page.click("text=all episodes")
+    assert page.is_visible("#grid") and not page.is_visible("#player")
+
+
+def test_served_to_another_machine_in_parts(dataset, report):
+    command = [sys.executable, vpl_dataset.__file__, "view", str(dataset), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        port = process.stdout.readline().split(":")[2].split("/")[0]
+        video = dataset / "episode_000" / "camera_0" / "episode_000.mp4"
+        url = f"http://127.0.0.1:{port}/{video.relative_to(dataset)}"
+        with urlopen(Request(url, headers={"Range": "bytes=100-199"})) as answer:
+            assert answer.status == 206 and answer.read() == video.read_bytes()[100:200]
+        with urlopen(f"http://127.0.0.1:{port}/report.html") as answer:
+            assert answer.read() == report.read_bytes()
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_port_that_cannot_be_had_is_one_line(dataset, capsys):
+    with pytest.raises(SystemExit) as error:
+        vpl_dataset.main(["view", str(dataset), "--port", "99999"])
+    assert error.value.code == 2 and "--port must be from 0 to 65535, got 99999" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        assert vpl_dataset.main(["view", str(dataset), "--port", str(taken.getsockname()[1])]) == 1
+    assert capsys.readouterr().err.startswith("error: ")
