@@ -329,16 +329,26 @@ def _state(h5: h5py.File, rows: Rows) -> Found:
             yield None, f"{name} is that of sim_state {abs(best)} rows {'earlier' if best < 0 else 'later'}"
         elif len(found[0]) < moving.sum():
             yield None, f"{name} is not in sim_state of the same rows"
-        elif found[0] != sorted(found[0]):
+        elif not _ascend(found[0]):
             yield None, f"{name} has another order in sim_state"
 
 
-def _matches(columns: np.ndarray, state: np.ndarray, lag: int) -> list[int]:
-    """For each of the columns that is found in `state`, `lag` rows later, the place where it is."""
+def _matches(columns: np.ndarray, state: np.ndarray, lag: int) -> list[np.ndarray]:
+    """For each of the columns that is found in `state`, `lag` rows later, the places where it is."""
     own = columns[max(0, -lag) : len(columns) - max(0, lag)]
     other = state[max(0, lag) : len(state) - max(0, -lag)]
     places = [np.flatnonzero((other == column[:, None]).all(axis=0)) for column in own.T]
-    return [int(place[0]) for place in places if len(place)]
+    return [place for place in places if len(place)]
+
+
+def _ascend(places: list[np.ndarray]) -> bool:
+    """Whether one can be picked of each so that they ascend: joints at their limits are alike."""
+    last = -1
+    for place in places:
+        if not (place > last).any():
+            return False
+        last = int(place[place > last][0])
+    return True
 
 
 def _drawer_task(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
