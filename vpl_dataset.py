@@ -71,7 +71,7 @@ def episode_folders(dataset: str | Path) -> list[Path]:
 
 
 def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
-    """Open one episode after the other."""
+    """Open one episode after the other; each is closed when the next is taken, or the iterator is gone."""
     for folder in episode_folders(dataset):
         with load_episode(folder) as episode:
             yield episode

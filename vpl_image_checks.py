@@ -33,7 +33,6 @@ STRIDE = 2
 def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) -> Iterator[tuple[int | None, str]]:
     """Each problem of `color` and the videos: row (None: all) and reason. `rows` are the columns of numbers."""
     if not isinstance(color := h5.get("color"), h5py.Dataset) or color.ndim != 5 or color.dtype != np.uint8:
-        yield from ()
         return
     for camera in range(color.shape[1]):
         try:

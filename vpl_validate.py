@@ -162,10 +162,10 @@ def check_attributes(h5: h5py.File, folder: Path) -> Found:
         yield None, f"episode_index is {attrs['episode_index']}"
     if "terminated" in attrs and "truncated" in attrs and attrs["terminated"] == attrs["truncated"]:
         yield None, f"terminated and truncated are both {bool(attrs['terminated'])}; an episode ends in one way"
-    for name, axis in {"joint_pos": 1, "joint_vel": 1, "joint_pos_target": 1, "color": 1}.items():
-        if name in h5 and h5[name].ndim > axis:
+    for name in ("joint_pos", "joint_vel", "joint_pos_target", "color"):
+        if name in h5 and h5[name].ndim > 1:
             names = h5[name].attrs.get("names")
-            if names is None or len(names) != h5[name].shape[axis] or len(set(names)) != len(names):
+            if names is None or len(names) != h5[name].shape[1] or len(set(names)) != len(names):
                 yield None, f"{name}'s attribute names is {None if names is None else list(names)}"
     if "ee_rotation" in h5 and h5["ee_rotation"].attrs.get("order") != "xyzw":
         yield None, f"ee_rotation's attribute order is {h5['ee_rotation'].attrs.get('order')}, not xyzw"
