@@ -1,10 +1,11 @@
-"""Checks a VPL dataset, `python vpl_dataset.py validate DATASET`: what numbers tell; images in vpl_image_checks.py.
+"""Checks a VPL dataset, `python vpl_dataset.py validate DATASET`: format, labels, listing.
 
 for problem in validate(Path("data/NAME")): print(problem)
 
 Nothing is believed because the writer said so: positions follow from velocities, the tool from the joint angles,
 a camera from what carries it, labels from the columns. A check looks at what an episode has, so files of other writers
-that follow the format in part are read too, and are told what they lack.
+that follow the format in part are read too, and are told what they lack. vpl_row_checks.py has what numbers tell of
+each other, vpl_image_checks.py the pictures.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from typing import Any
 import h5py
 import numpy as np
 
-from simulators import CameraCfg
 from vpl_episode import (
     ATTRIBUTES,
     FORMAT_VERSION,
@@ -35,27 +35,10 @@ from vpl_episode import (
     read_row,
 )
 from vpl_image_checks import check_images
+from vpl_row_checks import Found, check_rows, obs_terms
 
-Found = Iterator[tuple[int | None, str]]
-"""Row (None: all of them) and reason of each problem."""
-Rows = Mapping[str, np.ndarray]
-
-PANDA_DH = np.array([  # a (m), d (m), alpha (rad) of joints 1 to 7 and the flange, Craig's convention
-    (0, 0.333, 0), (0, 0, -np.pi / 2), (0, 0.316, np.pi / 2), (0.0825, 0, np.pi / 2), (-0.0825, 0.384, -np.pi / 2),
-    (0, 0, np.pi / 2), (0.088, 0, np.pi / 2), (0, 0.107, 0),
-])  # fmt: skip
-"""frankaemika.github.io/docs/control_parameters.html; the hand is turned by -45 degrees about the flange's z."""
-TOOL_Z_M = 0.1034
-ARM = [f"panda_joint{i}" for i in range(1, 8)]
-DRAWER_TASK = "Isaac-Open-Drawer-Franka"
-"""Its action and observation terms are known (drawer_task.py): joint positions relative to constants."""
-
-TOOL_M, TOOL_RAD = 4e-3, 0.02  # from one row to the next the tool moves by up to 20 mm
-CAMERA_M, CAMERA_RAD = 2e-3, 4e-3
 FEW = 8
 """Episodes that are checked sooner than processes are started."""
-STEP_RAD = 0.05  # between positions and the velocities' trapezoid; a joint moves by up to 0.04 a step
-EQUAL = 1e-4
 
 
 @dataclass(frozen=True)
@@ -170,8 +153,8 @@ def check_attributes(h5: h5py.File, folder: Path) -> Found:
     if "ee_rotation" in h5 and h5["ee_rotation"].attrs.get("order") != "xyzw":
         yield None, f"ee_rotation's attribute order is {h5['ee_rotation'].attrs.get('order')}, not xyzw"
     if "proprio" in h5 and h5["proprio"].ndim == 2:
-        ends = [0, *(end for _, end in _terms(h5).values())]
-        starts = [*(start for start, _ in _terms(h5).values()), h5["proprio"].shape[1]]
+        ends = [0, *(end for _, end in obs_terms(h5).values())]
+        starts = [*(start for start, _ in obs_terms(h5).values()), h5["proprio"].shape[1]]
         if ends != starts:
             yield None, f"proprio's attribute terms does not divide its {h5['proprio'].shape[1]} columns"
 
@@ -189,261 +172,9 @@ def check_success(h5: h5py.File) -> Found:
             yield None, f"success is {attrs['success']} but {attrs['success_metric']} ends at {metric:.3f}"
 
 
-def check_rows(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
-    """What the numbers of a row, and of one row and the next, must have to do with each other."""
-    finite = {name: data for name, data in rows.items() if np.isfinite(data).all()}
-    yield from _time(h5, finite)
-    yield from _rotations(finite)
-    yield from _motion(finite)
-    yield from _tool(h5, finite)
-    yield from _cameras(finite, metadata)
-    yield from _state(h5, finite)
-    if str(h5.attrs.get("task", "")).startswith(DRAWER_TASK):
-        yield from _drawer_task(h5, finite, metadata)
-
-
-def _time(h5: h5py.File, rows: Rows) -> Found:
-    if "timestamps" not in rows:
-        return
-    times, steps = rows["timestamps"], np.diff(rows["timestamps"])
-    if (steps <= 0).any():
-        yield int(np.argmax(steps <= 0)) + 1, "timestamps do not increase"
-    elif "step_dt" in h5.attrs and len(times) > 1:
-        expected = np.arange(len(times)) * steps[0]
-        whole = steps[0] / h5.attrs["step_dt"] in (1, h5.attrs.get("video_interval", 1)) or np.isclose(
-            steps[0] / h5.attrs["step_dt"], h5.attrs.get("video_interval", 1)
-        )
-        off = np.abs(times - expected) > 1e-6 * (1 + times)
-        if off.any() or not whole:
-            yield int(np.argmax(off)), f"timestamps are not multiples of step_dt {h5.attrs['step_dt']:.4g} s from 0"
-
-
-def _rotations(rows: Rows) -> Found:
-    if "ee_rotation" in rows:
-        off = np.abs(np.linalg.norm(rows["ee_rotation"], axis=1) - 1) > 1e-3
-        if off.any():
-            yield int(np.argmax(off)), "ee_rotation is no unit quaternion"
-    if "extrinsics" in rows:
-        poses = rows["extrinsics"]
-        turned = poses[..., :3, :3]
-        skew = np.abs(turned @ turned.swapaxes(-1, -2) - np.eye(3)).max((-1, -2)) > 1e-3
-        mirrored = np.linalg.det(turned) < 0
-        last = np.abs(poses[..., 3, :] - (0, 0, 0, 1)).max(-1) > 1e-6
-        for wrong, what in (
-            (skew, "no rotation matrix"), (mirrored & ~skew, "mirrored: a rotation's determinant is 1"),
-            (last, "no pose: the last line of the matrix is not 0 0 0 1"),
-        ):  # fmt: skip
-            if wrong.any():
-                row, camera = np.argwhere(wrong)[0]
-                yield int(row), f"extrinsics of camera_{camera} are {what}"
-    if "intrinsics" in rows:
-        for camera, K in enumerate(rows["intrinsics"]):
-            if min(K[0, 0], K[1, 1]) <= 0 or np.abs(K[[1, 2, 2, 2], [0, 0, 1, 2]] - (0, 0, 0, 1)).max() > 1e-9:
-                yield None, f"intrinsics of camera_{camera} are no pinhole matrix"
-
-
-def _motion(rows: Rows) -> Found:
-    """Positions are the integral of velocities; a jump is another episode's row."""
-    if not {"joint_pos", "joint_vel", "timestamps"} <= rows.keys() or len(rows["timestamps"]) < 8:
-        return
-    pos, vel, dt = rows["joint_pos"], rows["joint_vel"], np.diff(rows["timestamps"])[:, None]
-    if not 0 < dt.min() <= dt.max() < 0.03:
-        return  # rows too far apart to be integrated
-    if np.abs(pos).max() > 7:
-        yield (
-            int(np.argwhere(np.abs(pos) > 7)[0][0]),
-            f"joint_pos reaches {np.abs(pos).max():.0f}: degrees, not radians?",
-        )
-        return
-    moved, expected = np.diff(pos, axis=0), (vel[1:] + vel[:-1]) / 2 * dt
-    jump = (np.abs(moved - expected) > STEP_RAD).any(axis=1)
-    if jump.any():
-        yield int(np.argmax(jump)) + 1, "joint_pos jumps by more than joint_vel allows"
-
-
-def _tool(h5: h5py.File, rows: Rows) -> Found:
-    """The tool centre point is where the joint angles of a Panda at the env's origin put it."""
-    names = list(h5["joint_pos"].attrs.get("names", ())) if "joint_pos" in rows else []
-    if not {"ee_position", "ee_rotation"} <= rows.keys() or not set(ARM) <= set(names):
-        return
-    T_tool = panda_tool(rows["joint_pos"][:, [names.index(name) for name in ARM]])
-    off = np.linalg.norm(rows["ee_position"] - T_tool[:, :3, 3], axis=1)
-    turn = _angle(quat_to_matrix(rows["ee_rotation"]), T_tool[:, :3, :3])
-    if (off > TOOL_M).any():
-        worst = int(np.argmax(off))
-        yield worst, f"ee_position is {1000 * off[worst]:.0f} mm off the tool of joint_pos"
-    if (turn > TOOL_RAD).any():
-        worst = int(np.argmax(turn))
-        yield worst, f"ee_rotation is {np.degrees(turn[worst]):.0f} degrees off the tool of joint_pos (its order?)"
-
-
-def _cameras(rows: Rows, metadata: Mapping[str, Any]) -> Found:
-    """A camera stands in the env or on the hand, where metadata.json says."""
-    if "extrinsics" not in rows:
-        return
-    listed = metadata.get("cameras", [])
-    for camera in range(rows["extrinsics"].shape[1]):
-        pose, what = rows["extrinsics"][:, camera], f"extrinsics of camera_{camera}"
-        cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
-        mounts = {"env": pose}
-        if {"ee_position", "ee_rotation"} <= rows.keys():
-            mounts["gripper"] = np.linalg.inv(_hand(rows)) @ pose
-        if cfg is None:
-            spread = {name: float(np.ptp(mount[:, :3, 3], axis=0).max()) for name, mount in mounts.items()}
-            if "gripper" in spread and min(spread.values()) > CAMERA_M:
-                yield None, f"{what} are rigid neither in the env nor on the hand"
-            continue
-        if cfg.frame not in mounts:
-            continue
-        off = np.linalg.norm(mounts[cfg.frame][:, :3, 3] - cfg.mount[:3, 3], axis=1)
-        turn = _angle(mounts[cfg.frame][:, :3, :3], cfg.mount[:3, :3])
-        if (off > CAMERA_M).any() or (turn > CAMERA_RAD).any():
-            row = int(np.argmax((off > CAMERA_M) | (turn > CAMERA_RAD)))
-            yield (
-                row,
-                (
-                    f"{what} are {1000 * off[row]:.0f} mm and {np.degrees(turn[row]):.1f} degrees off '{cfg.name}' of "
-                    f"metadata.json on the {'hand' if cfg.frame == 'gripper' else 'env'}"
-                ),
-            )
-        if (
-            camera < len(rows.get("intrinsics", ()))
-            and np.abs(rows["intrinsics"][camera] - cfg.intrinsics).max() > 0.01
-        ):
-            yield None, f"intrinsics of camera_{camera} are not those of '{cfg.name}' in metadata.json"
-
-
-def _state(h5: h5py.File, rows: Rows) -> Found:
-    """What a state says of joints and drawer is what their columns say in the same row."""
-    if "sim_state" not in rows or len(rows["sim_state"]) < 8:
-        return
-    state = rows["sim_state"].astype(np.float32)
-    for name in ("joint_pos", "joint_vel", "drawer_pos"):
-        if name not in rows or not np.ptp(rows[name], axis=0).any():
-            continue
-        column = rows[name].reshape(len(state), -1)
-        moving = np.ptp(column, axis=0) > 0
-        found = {lag: _matches(column[:, moving], state, lag) for lag in range(-2, 3)}
-        best = max(found, key=lambda lag: (len(found[lag]), -abs(lag)))
-        if best and len(found[best]) > len(found[0]):
-            yield None, f"{name} is that of sim_state {abs(best)} rows {'earlier' if best < 0 else 'later'}"
-        elif len(found[0]) < moving.sum():
-            yield None, f"{name} is not in sim_state of the same rows"
-        elif not _ascend(found[0]):
-            yield None, f"{name} has another order in sim_state"
-
-
-def _matches(columns: np.ndarray, state: np.ndarray, lag: int) -> list[np.ndarray]:
-    """For each of the columns that is found in `state`, `lag` rows later, the places where it is."""
-    own = columns[max(0, -lag) : len(columns) - max(0, lag)]
-    other = state[max(0, lag) : len(state) - max(0, -lag)]
-    places = [np.flatnonzero((other == column[:, None]).all(axis=0)) for column in own.T]
-    return [place for place in places if len(place)]
-
-
-def _ascend(places: list[np.ndarray]) -> bool:
-    """Whether one can be picked of each so that they ascend: joints at their limits are alike."""
-    last = -1
-    for place in places:
-        if not (place > last).any():
-            return False
-        last = int(place[place > last][0])
-    return True
-
-
-def _drawer_task(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
-    """Observations and drive targets of the drawer task are functions of the other columns."""
-    if {"action", "joint_pos_target"} <= rows.keys() and rows["action"].shape[1] == 8:
-        clip = (metadata.get("checkpoint") or {}).get("clip_actions") or np.inf
-        arm = rows["joint_pos_target"][:, :7] - np.clip(rows["action"], -clip, clip)[:, :7]
-        yield from _constant(arm, "joint_pos_target is not action plus the default pose")
-        closes = rows["action"][:, 7] < 0
-        fingers = rows["joint_pos_target"][:, 7:9].max(axis=1) < 0.02
-        if (closes != fingers).any():
-            yield int(np.argmax(closes != fingers)), "joint_pos_target of the fingers is not what action asks"
-    terms = _terms(h5)
-    if "proprio" not in rows or not terms:
-        return
-    part = {name: rows["proprio"][:, start:end] for name, (start, end) in terms.items()}
-    for term, name in {
-        "joint_pos_rel": "joint_pos",
-        "joint_vel_rel": "joint_vel",
-        "cabinet_joint_pos_rel": "drawer_pos",
-    }.items():
-        if term not in part or name not in rows:
-            continue
-        column = rows[name].reshape(len(rows[name]), -1)
-        if part[term].shape == column.shape:
-            yield from _constant(part[term] - column, f"proprio's {term} is not that of {name}")
-    dense = h5.attrs.get("video_interval", 1) == 1 or "frame_step" in rows
-    if dense and "last_action" in part and "action" in rows:
-        off = np.abs(part["last_action"][1:] - rows["action"][:-1]).max(axis=1) > EQUAL
-        if off.any():
-            yield int(np.argmax(off)) + 1, "proprio's last_action is not the row before's action"
-
-
-def _constant(difference: np.ndarray, reason: str) -> Found:
-    off = np.abs(difference - np.median(difference, axis=0)).max(axis=1) > EQUAL
-    if off.any():
-        yield int(np.argmax(off)), reason
-
-
-def panda_tool(joint_pos: np.ndarray) -> np.ndarray:
-    """`T_base_tool` (T, 4, 4) of a Panda's seven joint angles (T, 7) in rad, from PANDA_DH."""
-    angles = np.column_stack([joint_pos, np.full(len(joint_pos), -np.pi / 4)])
-    tool = np.broadcast_to(np.eye(4), (len(joint_pos), 4, 4))
-    for (a, d, alpha), theta in zip(PANDA_DH, angles.T.astype(float), strict=True):
-        c, s, ca, sa, o, i = np.cos(theta), np.sin(theta), np.cos(alpha), np.sin(alpha), 0 * theta, 1 + 0 * theta
-        link = [
-            [c, -s, o, a * i],
-            [s * ca, c * ca, -sa * i, -d * sa * i],
-            [s * sa, c * sa, ca * i, d * ca * i],
-            [o, o, o, i],
-        ]
-        tool = tool @ np.moveaxis(np.array(link), -1, 0)
-    tool[:, :3, 3] += TOOL_Z_M * tool[:, :3, 2]
-    return tool
-
-
-def quat_to_matrix(quat_xyzw: np.ndarray) -> np.ndarray:
-    """(T, 4) to rotation matrices (T, 3, 3) float64."""
-    x, y, z, w = quat_xyzw.T.astype(float)
-    matrix = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-    ]
-    return np.moveaxis(np.array(matrix), -1, 0)
-
-
-def _hand(rows: Rows) -> np.ndarray:
-    """`T_env_hand` (T, 4, 4): the tool, moved back along its z."""
-    pose = np.tile(np.eye(4), (len(rows["ee_position"]), 1, 1))
-    pose[:, :3, :3] = quat_to_matrix(rows["ee_rotation"])
-    pose[:, :3, 3] = rows["ee_position"] - TOOL_Z_M * pose[:, :3, 2]
-    return pose
-
-
-def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Between rotations, rad; (T,)."""
-    trace = np.trace(a.swapaxes(-1, -2) @ b, axis1=-2, axis2=-1)
-    return np.arccos(np.clip((trace - 1) / 2, -1, 1))
-
-
-def _terms(h5: h5py.File) -> dict[str, tuple[int, int]]:
-    """Slices of the observation's terms; {} where the file does not say."""
-    text = h5["proprio"].attrs.get("terms") if "proprio" in h5 else None
-    return json.loads(text) if text else {}
-
-
 def _full_rate(h5: h5py.File) -> Iterator[tuple[dict[str, np.ndarray], str]]:
     if isinstance(group := h5.get("full_rate"), h5py.Group):
         yield {name: data[:] for name, data in group.items() if name in SCHEMA or name == "frame_step"}, "full_rate: "
-
-
-def _camera_cfg(row: Mapping[str, Any]) -> CameraCfg | None:
-    names = ("name", "eye", "target", "frame", "up", "vertical_fov_deg", "width", "height")
-    return CameraCfg(**{name: row[name] for name in names}) if set(names) <= row.keys() else None
 
 
 def _read_metadata(dataset: Path) -> tuple[dict[str, Any], list[Problem]]:
