@@ -152,6 +152,8 @@ def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[s
     if not (dataset / "metadata.json").is_file():
         parser.error(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
     metadata = json.loads((dataset / "metadata.json").read_text())
+    if "sources" in metadata:
+        parser.error(f"--resume {dataset} was merged from several datasets; resume those and merge again")
     arguments = metadata["arguments"] | {"simulator": metadata["simulator"]}
     arguments |= {key: Path(arguments[key]) for key in ("checkpoint", "data_root")}
     return metadata | {"arguments": arguments}

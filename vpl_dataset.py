@@ -13,11 +13,13 @@ import json
 import sys
 import webbrowser
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from vpl_episode import all_episode_folders
 from vpl_validate import validate
@@ -44,6 +46,18 @@ class Episode:
         """In the order of `color`'s second axis."""
         return list(self.h5["color"].attrs["names"])
 
+    def element_names(self, name: str) -> list[str]:
+        """What the numbers of a row of the column `name` are called: joints, observation terms, axes, or counted."""
+        if "names" in self.h5[name].attrs:
+            return list(self.h5[name].attrs["names"])
+        if name == "proprio" and "terms" in self.h5[name].attrs:
+            terms = json.loads(self.h5[name].attrs["terms"])
+            return [f"{term}_{i}" for term, (start, end) in terms.items() for i in range(end - start)]
+        if name in ("ee_position", "ee_rotation"):
+            return list("xyzw"[: self.h5[name].shape[1]])
+        width = int(np.prod(self.h5[name].shape[1:]))
+        return [name] if width == 1 else [f"{name}_{i}" for i in range(width)]
+
     def video(self, camera: int) -> Path:
         """The MP4 of camera number `camera`."""
         return self.folder / f"camera_{camera}" / f"{self.folder.name}.mp4"
@@ -67,7 +81,7 @@ def load_episode(folder: str | Path) -> Episode:
 
 def episode_folders(dataset: str | Path) -> list[Path]:
     """The whole episodes of a dataset by index, without those in failed/."""
-    return sorted(Path(dataset).glob("episode_*"), key=lambda folder: int(folder.name.split("_")[1]))
+    return [folder for folder in all_episode_folders(Path(dataset)) if folder.parent == Path(dataset)]
 
 
 def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
@@ -103,40 +117,84 @@ def info(dataset: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    if args.command == "validate":
-        problems = validate(args.dataset)
-        if args.json:
-            print(json.dumps([asdict(problem) for problem in problems], indent=1))
-        else:
-            lines = [str(problem) for problem in problems]
-            print("\n".join(lines) or f"{len(all_episode_folders(args.dataset))} episodes, no problems")
-        return 1 if problems else 0
-    if args.command == "view":
-        return view(args)
-    if not episode_folders(args.dataset):
-        print(f"0 episodes; {len(list(args.dataset.glob('failed/episode_*')))} in failed/")
-        return 0
-    info(args.dataset)
-    return 0
-
-
-def view(args: argparse.Namespace) -> int:
-    """Write the report, and show it where the flags say."""
-    from vpl_report import serve, write_report  # it imports this module
-
     try:
-        report = write_report(args.dataset)
-        print(f"{report} ({report.stat().st_size / 1e6:.1f} MB)", flush=True)
-        if args.open:
-            webbrowser.open(report.resolve().as_uri())
-        if args.port is not None:
-            serve(report, args.port)
+        return COMMANDS[args.command](args)
     except KeyboardInterrupt:
-        return 0
+        return 130
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
-        print(f"error: {error}; give another --port or a folder that can be written", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def run_info(args: argparse.Namespace) -> int:
+    if episode_folders(args.dataset):
+        info(args.dataset)
+    else:
+        print(f"0 episodes; {len(list(args.dataset.glob('failed/episode_*')))} in failed/")
     return 0
+
+
+def run_validate(args: argparse.Namespace) -> int:
+    problems = validate(args.dataset)
+    if args.json:
+        print(json.dumps([asdict(problem) for problem in problems], indent=1))
+    else:
+        lines = [str(problem) for problem in problems]
+        print("\n".join(lines) or f"{len(all_episode_folders(args.dataset))} episodes, no problems")
+    return 1 if problems else 0
+
+
+def run_view(args: argparse.Namespace) -> int:
+    """Write the report, and show it where the flags say."""
+    from vpl_report import serve, write_report  # it imports this module, like those below
+
+    report = write_report(args.dataset)
+    print(f"{report} ({report.stat().st_size / 1e6:.1f} MB)", flush=True)
+    if args.open:
+        webbrowser.open(report.resolve().as_uri())
+    if args.port is not None:
+        with suppress(KeyboardInterrupt):  # it is how to end it
+            serve(report, args.port)
+    return 0
+
+
+def run_stats(args: argparse.Namespace) -> int:
+    from vpl_stats import column_stats, image_stats, print_stats, split_folders
+
+    folders = split_folders(args.dataset, args.split)
+    columns, images = column_stats(folders), image_stats(folders)
+    if args.json:
+        print(json.dumps({"split": args.split, "columns": columns, "cameras": images}, indent=1))
+    else:
+        print_stats(columns, images)
+    return 0
+
+
+def run_split(args: argparse.Namespace) -> int:
+    from vpl_stats import split
+
+    lists = split(args.dataset, args.val, args.seed, args.only_success)
+    output = args.dataset / "splits.json"
+    with open(output, "x") as file:
+        json.dump(lists, file, indent=1)
+    print(f"{output}: {len(lists['train'])} episodes to train, {len(lists['val'])} to validate")
+    return 0
+
+
+def run_merge(args: argparse.Namespace) -> int:
+    from vpl_merge import merge
+
+    print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
+    return 0
+
+
+COMMANDS = {
+    "info": run_info, "validate": run_validate, "view": run_view, "stats": run_stats, "split": run_split,
+    "merge": run_merge,
+}  # fmt: skip
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -145,23 +203,51 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=raw, allow_abbrev=False, usage=argparse.SUPPRESS
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    parsers = {}
+    flags = {}
     for name, purpose in (
         ("info", "a table by episode and the totals"),
         ("validate", "check every episode; exit code 1 if something is wrong"),
         ("view", "write report.html into the dataset: videos, curves and the tool's way, offline"),
+        ("stats", "mean, std, range and quantiles of each column, and of the cameras' pixels"),
+        ("split", "write splits.json into the dataset: lists of episodes to train and to validate on"),
+        ("merge", "make one dataset of several"),
     ):
-        parsers[name] = commands.add_parser(name, help=purpose, allow_abbrev=False, usage=argparse.SUPPRESS)
-        parsers[name].add_argument("dataset", type=Path, help="folder that holds episode_*")
-    parsers["validate"].add_argument("--json", action="store_true", help="print the problems as JSON")
-    parsers["view"].add_argument("--open", action="store_true", help="open it in this machine's browser")
-    parsers["view"].add_argument("--port", type=int, help="serve it to browsers on other machines")
+        command = commands.add_parser(name, help=purpose, allow_abbrev=False, usage=argparse.SUPPRESS)
+        many = "+" if name == "merge" else None
+        command.add_argument("dataset", type=Path, nargs=many, help="folder that holds episode_*")
+        flags[name] = command.add_argument
+    flags["validate"]("--json", action="store_true", help="print the problems as JSON")
+    flags["view"]("--open", action="store_true", help="open it in this machine's browser")
+    flags["view"]("--port", type=int, help="serve it to browsers on other machines")
+    flags["stats"]("--split", help="of the episodes in this list of splits.json: train or val")
+    flags["stats"]("--json", action="store_true", help="print them as JSON, with the columns' names and meanings")
+    flags["split"]("--val", type=float, default=0.1, help="share of the episodes to validate on [0.1]")
+    flags["split"]("--seed", type=int, default=0, help="fixes which [0]")
+    flags["split"]("--only_success", action="store_true", help="leave out episodes without success")
+    flags["merge"]("--output", type=Path, required=True, help="the new dataset's folder")
+    flags["merge"]("--copy", action="store_true", help="copy the videos instead of linking them")
     args = parser.parse_args(argv)
+    _check(parser, args)
+    return args
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.command == "view" and args.port is not None and not 0 <= args.port <= 65535:
         parser.error(f"--port must be from 0 to 65535, got {args.port}")
-    if not (args.dataset / "metadata.json").is_file() and not episode_folders(args.dataset):
-        parser.error(f"{args.dataset} holds no episode_* folder; give the folder that the collector named")
-    return args
+    if args.command == "split":
+        if not 0 < args.val < 1:
+            parser.error(f"--val must be above 0 and below 1, got {args.val}")
+        if args.seed < 0:
+            parser.error(f"--seed must be at least 0, got {args.seed}")
+        if (args.dataset / "splits.json").exists():
+            parser.error(f"{args.dataset / 'splits.json'} exists already; move it to draw another split")
+    if args.command == "merge" and args.output.exists():
+        parser.error(f"--output {args.output} exists already; give a new folder")
+    for dataset in args.dataset if args.command == "merge" else [args.dataset]:
+        if not (dataset / "metadata.json").is_file() and not episode_folders(dataset):
+            parser.error(f"{dataset} holds no episode_* folder; give the folder that the collector named")
+        if args.command == "merge" and not ((dataset / "metadata.json").is_file() and all_episode_folders(dataset)):
+            parser.error(f"{dataset} holds no metadata.json or no episode; merge takes datasets of this project")
 
 
 if __name__ == "__main__":

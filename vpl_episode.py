@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -305,7 +307,7 @@ def _bound_metadata_cache(h5: h5py.File) -> None:
 
 def all_episode_folders(root: Path) -> list[Path]:
     """Every whole episode of a dataset, also those in failed/, by index."""
-    folders = [*root.glob("episode_*"), *root.glob("failed/episode_*")]
+    folders = [folder for name in ("", "failed/") for folder in root.glob(f"{name}episode_[0-9]*") if folder.is_dir()]
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 
@@ -321,12 +323,31 @@ def _row(h5: h5py.File) -> dict[str, Any]:
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
         row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
-    return row
+    return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 
 def final_metric(h5: h5py.File, metric: str) -> float:
     """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
     return float(h5.get("full_rate", h5)[metric][-1])
+
+
+@contextmanager
+def published(output: Path) -> Iterator[Path]:
+    """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
+
+    Raises:
+        FileExistsError: `output` exists.
+    """
+    if output.exists():
+        raise FileExistsError(f"{output} exists already")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.rename(output)
+    except BaseException:
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        raise
 
 
 def fsync(path: Path) -> None:

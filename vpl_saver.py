@@ -24,7 +24,7 @@ Attributes of a file: format_version, task, simulator, episode_index, env_index,
 rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
 --steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
-no such thing.
+no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
 
 An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
 """

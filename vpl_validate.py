@@ -37,6 +37,8 @@ from vpl_episode import (
 from vpl_image_checks import check_images
 from vpl_row_checks import Found, check_rows, obs_terms
 
+MOTION = ("joint_pos", "action")
+"""Columns that two episodes never have in common."""
 FEW = 8
 """Episodes that are checked sooner than processes are started."""
 
@@ -94,8 +96,12 @@ def _check(folder: Path, metadata: Mapping[str, Any]) -> tuple[list[tuple[int | 
             found += check_images(h5, sound, folder)
     except OSError as error:
         return [(None, f"{path.name} cannot be read: {' '.join(str(error).split())}")], ""
-    motion = b"".join(sound[name].tobytes() for name in ("joint_pos", "action") if name in sound)
-    return found, hashlib.sha256(motion).hexdigest() if motion else ""
+    return found, motion_digest({name: sound[name] for name in MOTION if name in sound})
+
+
+def motion_digest(rows: Mapping[str, np.ndarray]) -> str:
+    """A hash of an episode's columns MOTION, by which a second copy of it is known; "" where there are none."""
+    return hashlib.sha256(b"".join(rows[name].tobytes() for name in sorted(rows))).hexdigest() if rows else ""
 
 
 def _is_sound(h5: h5py.File, name: str) -> bool:

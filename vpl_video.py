@@ -20,7 +20,10 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.frame import PictureType
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+BT709 = 1
+"""ITU-T H.273's number, of primaries and of transfer; PyAV has names for them from release 16 on."""
 
 
 class SegmentEncoder:
@@ -34,7 +37,7 @@ class SegmentEncoder:
         self._codec.framerate, self._codec.time_base = fps, 1 / fps
         self._codec.thread_count = 1
         self._codec.colorspace, self._codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-        self._codec.color_primaries, self._codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        self._codec.color_primaries, self._codec.color_trc = BT709, BT709
         # zerolatency: a packet comes out for each frame that goes in; forced-idr: no reference beyond a key frame
         self._codec.options = {
             "preset": "ultrafast",
@@ -74,14 +77,14 @@ class SegmentEncoder:
 
 
 def write_mp4(packets: Path, mp4: Path, fps: Fraction) -> None:
-    """Wrap an Annex B file as MP4, its index up front so that players start at once."""
+    """Wrap an Annex B file, or an MP4, as MP4 of `fps` frames/s, its index up front so that players start at once."""
     # analyzeduration: what is to be known of the stream is in its first bytes; decoding frames would take 1 ms
     options = {"framerate": f"{fps.numerator}/{fps.denominator}", "analyzeduration": "1", "fpsprobesize": "0"}
     with (
-        av.open(str(packets), format="h264", options=options) as source,
+        av.open(str(packets), format=packets.suffix[1:], options=options) as source,
         av.open(str(mp4), "w", options={"movflags": "+faststart"}) as target,
     ):
-        stream = target.add_stream_from_template(source.streams.video[0])
+        stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
         stream.time_base = 1 / fps
         for i, packet in enumerate(p for p in source.demux(video=0) if p.size):
             packet.stream = stream

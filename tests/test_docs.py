@@ -17,6 +17,7 @@ import collect_tiled_with_checkpoint
 import replay_episode
 import train_policy
 import vpl_dataset
+import vpl_export
 from vpl_episode import SCHEMA
 
 PROJECT = Path(train_policy.__file__).parent
@@ -26,6 +27,7 @@ SCRIPTS = {
     "replay_episode.py": replay_episode,
     "train_policy.py": train_policy,
     "vpl_dataset.py": vpl_dataset,
+    "vpl_export.py": vpl_export,
 }
 DOCKERFILE = PROJECT / "isaaclab-tiledcam-starter" / "Dockerfile1.isaaclab-ray"
 ISAAC_LAB_TRAIN = "isaaclab/scripts/reinforcement_learning/rsl_rl/train.py"
@@ -101,16 +103,18 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(replay_episode, "load", stop)
-    monkeypatch.setattr(vpl_dataset, "info", stop)
-    monkeypatch.setattr(vpl_dataset, "validate", stop)
-    monkeypatch.setattr(vpl_dataset, "view", stop)
-    monkeypatch.setattr(vpl_dataset, "episode_folders", lambda _dataset: ["an episode"])
+    monkeypatch.setattr(vpl_dataset, "COMMANDS", dict.fromkeys(vpl_dataset.COMMANDS, stop))
+    monkeypatch.setattr(vpl_dataset, "all_episode_folders", lambda dataset: [dataset / "episode_000"])
+    monkeypatch.setattr(vpl_export, "episode_folders", lambda _dataset: ["an episode"])
+    monkeypatch.setattr(vpl_export, "installed", lambda package: vpl_export.NEEDS[package][0])
+    monkeypatch.setattr(vpl_export, "choose", stop)
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     collect_flags._add_flags(parser)
     metadata = {"simulator": "mujoco", "task": TASK, "arguments": vars(parser.parse_args([]))}
-    (tmp_path / "data" / "NAME" / "episode_000").mkdir(parents=True)
-    (tmp_path / "data" / "NAME" / "metadata.json").write_text(json.dumps(metadata, default=str))
+    for name in ("NAME", "OTHER"):
+        (tmp_path / "data" / name / "episode_000").mkdir(parents=True)
+        (tmp_path / "data" / name / "metadata.json").write_text(json.dumps(metadata, default=str))
 
 
 def commands_of(document: str) -> list[str]:
@@ -142,7 +146,7 @@ def check_docker(words: list[str]) -> None:
 def test_commands_in_the_documents_parse(document, parsing_only):
     for command in commands_of(document):
         words = [word for word in shlex.split(command, comments=True) if not word.startswith("IMAGE=")]
-        if words[0] in (".venv/bin/python", "/workspace/isaaclab/isaaclab.sh"):
+        if words[0] in (".venv/bin/python", "python", "/workspace/isaaclab/isaaclab.sh"):
             script, *arguments = words[2:] if words[1] == "-p" else words[1:]
             check_script(script, arguments)
         elif words[0] == "docker":
@@ -167,5 +171,6 @@ def test_files_that_the_documents_name_exist(document):
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|txt|json))`", text)) | set(
         re.findall(r"\]\((\S+?)\)", text)
     )
-    ours = {name for name in named if name not in ("train.py", "python.sh", "isaaclab.sh", "metadata.json")}
+    theirs = {"train.py", "python.sh", "isaaclab.sh", "metadata.json", "splits.json", "meta/info.json"}
+    ours = named - theirs
     assert {name for name in ours if not any(PROJECT.rglob(name))} == set()

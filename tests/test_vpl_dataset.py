@@ -1,16 +1,22 @@
-"""The reading side: what info prints, and the examples."""
+"""The reading side: info, stats, split, merge, and the examples."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+from conftest import collect_dataset
 
 import vpl_dataset
-from vpl_dataset import iter_episodes
+from replay_episode import main as replay
+from vpl_dataset import iter_episodes, load_episode
+from vpl_episode import all_episode_folders
+from vpl_validate import validate
 
 PROJECT = Path(vpl_dataset.__file__).parent
 
@@ -40,3 +46,101 @@ def test_python_of_the_documents_runs(dataset):
         image = names.get("image", names.get("wrist"))
         assert image.shape == (120, 160, 3) and image.dtype == np.uint8
     assert len(list(iter_episodes(dataset))) == 10
+
+
+SMALL = "--num_envs 2 --num_episodes 1 --width 32 --height 32".split()
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two datasets of two episodes; those of the second are not successful, and in failed/."""
+    root = tmp_path_factory.mktemp("two")
+    one = collect_dataset(root / "a", *SMALL, "--steps", "60")
+    return [one, collect_dataset(root / "b", *SMALL, "--steps", "20", "--seed", "1", "--only_success")]
+
+
+def test_stats_are_those_of_the_rows(dataset, capsys):
+    assert vpl_dataset.main(["stats", str(dataset), "--json"]) == 0
+    stats = json.loads(capsys.readouterr().out)
+    rows = np.concatenate([episode["joint_pos"][:] for episode in iter_episodes(dataset)])
+    for key, value in {"mean": rows.mean(0), "std": rows.std(0), "min": rows.min(0), "max": rows.max(0)}.items():
+        assert np.allclose(stats["columns"]["joint_pos"][key], value, atol=1e-5)
+    assert stats["columns"]["joint_pos"]["names"][0] == "panda_joint1" and stats["columns"]["action"]["count"] == 600
+    frames = np.concatenate([episode["color"][:, 1] for episode in iter_episodes(dataset)]) / 255
+    assert np.allclose(stats["cameras"]["wrist"]["mean"], frames.mean((0, 1, 2)), atol=0.01)  # of 16 frames of 60
+    assert np.allclose(stats["cameras"]["wrist"]["std"], frames.std((0, 1, 2)), atol=0.01)
+    assert vpl_dataset.main(["stats", str(dataset)]) == 0
+    assert "joint_pos panda_joint1" in capsys.readouterr().out
+
+
+def test_split_is_kept_and_used(two, capsys):
+    dataset = two[0]
+    assert vpl_dataset.main(["split", str(dataset), "--val", "0.5"]) == 0
+    lists = json.loads((dataset / "splits.json").read_text())
+    assert sorted(lists["train"] + lists["val"]) == ["episode_000", "episode_001"] and len(lists["val"]) == 1
+    assert vpl_dataset.main(["stats", str(dataset), "--split", "train", "--json"]) == 0
+    with load_episode(dataset / lists["train"][0]) as episode:
+        printed = json.loads(capsys.readouterr().out.partition("\n")[2])
+        assert np.allclose(printed["columns"]["drawer_pos"]["max"], episode["drawer_pos"][:].max())
+    with pytest.raises(SystemExit) as stopped:
+        vpl_dataset.main(["split", str(dataset)])
+    assert stopped.value.code == 2 and "exists already; move it" in capsys.readouterr().err
+    (dataset / "splits.json").unlink()
+
+
+def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_path, capsys):
+    merged = tmp_path / "merged"
+    assert vpl_dataset.main(["merge", *map(str, two), "--output", str(merged)]) == 0
+    assert "4 episodes of 2 datasets" in capsys.readouterr().out
+    assert validate(merged) == []
+    assert [folder.parent.name for folder in all_episode_folders(merged)] == ["merged"] * 2 + ["failed"] * 2
+    with load_episode(merged / "failed" / "episode_003") as episode, load_episode(two[1] / "failed/episode_001") as own:
+        assert episode.attrs["source"] == f"{two[1].name}/episode_001"
+        assert np.array_equal(episode["color"][:], own["color"][:])
+        assert episode.video(0).samefile(own.video(0)), "videos are hard links"
+    metadata = json.loads((merged / "metadata.json").read_text())
+    assert [source["arguments"]["seed"] for source in metadata["sources"]] == [42, 1]
+    assert {path.name for path in merged.iterdir()} == {"metadata.json", "episode_000", "episode_001", "failed"}
+
+
+def test_merged_dataset_replays_exactly_and_is_not_resumed(two, tmp_path, capsys):
+    vpl_dataset.main(["merge", str(two[0]), "--output", str(tmp_path / "merged"), "--copy"])
+    assert replay([str(tmp_path / "merged"), "--mode", "actions"]) == 0
+    assert "2 of 2 episodes came out exactly" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        collect_dataset(tmp_path, "--resume", str(tmp_path / "merged"))
+    assert "was merged from several datasets; resume those and merge again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags", [["--steps", "30", "--enable_wrist_camera"], ["--steps", "30", "--video_interval", "2"]]
+)
+def test_datasets_that_do_not_go_together_are_refused(flags, two, tmp_path, capsys):
+    other = collect_dataset(tmp_path / "other", *SMALL, *flags)
+    assert vpl_dataset.main(["merge", str(two[0]), str(other), "--output", str(tmp_path / "merged")]) == 2
+    assert re.search(r"other.* does not go with .*: not the same (cameras|video_interval)", capsys.readouterr().err)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_an_episode_twice_is_refused(two, tmp_path, capsys):
+    assert vpl_dataset.main(["merge", str(two[0]), str(two[0]), "--output", str(tmp_path / "merged")]) == 2
+    assert "episode_000 repeats" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("split {a} --val 1.5", "--val must be above 0 and below 1, got 1.5"),
+        ("split {a} --val 0.1", "--val 0.1 of 2 episodes leaves one of the lists empty"),
+        ("stats {a} --split val", "--split val: no such list"),
+        ("merge {a} --output {a}", "exists already; give a new folder"),
+        ("merge {a} {a}/episode_000 --output {a}/new", "holds no episode_* folder"),
+    ],
+)
+def test_bad_input_is_one_line(command, said, two, capsys):
+    try:
+        code = vpl_dataset.main(command.format(a=two[0]).split())
+    except SystemExit as stopped:
+        code = stopped.code
+    error = capsys.readouterr().err
+    assert code == 2 and said in error and len(error.splitlines()) == 1

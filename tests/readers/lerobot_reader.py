@@ -1,0 +1,54 @@
+"""LeRobot reads an export: frames against `color`, numbers exactly, and a step of its ACT policy."""
+
+import numpy as np
+import torch
+from recorded import arguments, define_torchvision_ops, psnr_db, read, report
+
+define_torchvision_ops()
+
+import lerobot
+from lerobot.configs.types import FeatureType
+from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
+from lerobot.datasets.utils import dataset_to_policy_features
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.act.modeling_act import ACTPolicy
+
+vpl, root = arguments()
+meta = LeRobotDatasetMetadata("local/test", root=root)
+chunk = {"action": [i / meta.fps for i in range(8)]}
+data = LeRobotDataset("local/test", root=root, delta_timestamps=chunk, video_backend="torchcodec")
+about = meta.info["vpl"]
+
+worst, compared = np.inf, 0
+for index, name in enumerate(about["episodes"]):
+    start = meta.episodes[index]["dataset_from_index"]
+    color, joints, actions = (read(vpl, name, c) for c in ("color", "joint_pos", about["action"]["column"]))
+    for row in range(0, len(color), 7):
+        item = data[start + row]
+        for camera, key in enumerate(meta.video_keys):
+            image = item[key].permute(1, 2, 0).numpy() * 255
+            worst, compared = min(worst, psnr_db(image, color[row, camera])), compared + 1
+        assert np.array_equal(item["observation.state"].numpy(), joints[row]), (name, row)
+        ahead = actions[np.minimum(np.arange(row, row + 8), len(actions) - 1)]
+        assert np.array_equal(item["action"].numpy(), ahead), (name, row)
+        assert item["episode_index"] == index and item["frame_index"] == row and item["task"]
+
+features = dataset_to_policy_features(meta.features)
+outputs = {key: feature for key, feature in features.items() if feature.type is FeatureType.ACTION}
+config = ACTConfig(
+    input_features={key: feature for key, feature in features.items() if key not in outputs}, output_features=outputs,
+    chunk_size=8, n_action_steps=8, pretrained_backbone_weights=None, dim_model=64, n_heads=4, dim_feedforward=64,
+    n_encoder_layers=1, n_vae_encoder_layers=1, device="cpu",
+)  # fmt: skip
+policy = ACTPolicy(config)
+policy.train()
+optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
+batch = next(iter(torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)))
+loss, _ = policy.forward(batch)
+loss.backward()
+optimizer.step()
+report(
+    library=f"lerobot {lerobot.__version__}", frames=compared, psnr_db=worst, inputs=sorted(config.input_features),
+    losses=[loss.item(), policy.forward(batch)[0].item()], names=meta.features["action"]["names"],
+    splits=meta.info["splits"], fps=meta.fps,
+)  # fmt: skip

@@ -1,0 +1,220 @@
+"""Exports, read by the libraries that they are for, each in an environment of its own (tests/readers/).
+
+LeRobot and robomimic are installed (`-m "not readers"` leaves them out). ACT and diffusion policy are no packages: set
+ACT_SOURCE and DIFFUSION_POLICY_SOURCE to clones of their repositories to run theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+from conftest import collect_dataset
+
+import vpl_export
+from vpl_dataset import load_episode, main
+
+HERE = Path(__file__).parent
+PSNR_DB = 35
+ALONE = {  # packages without what they require: it brings gigabytes of CUDA, and what only robots need
+    "lerobot": "lerobot==0.4.4 torchvision==0.28.0 torchcodec==0.13.0 diffusers==0.35.2",
+    "robomimic": "robomimic==0.3.0 torchvision==0.28.0",
+}
+REQUIRED = {
+    "lerobot": "datasets==5.2.0 huggingface_hub==2.4.0 av==15.1.0 pandas==3.1.1 pyarrow==26.0.1 jsonlines==4.0.0 "
+    "draccus==0.11.6 einops==0.8.2 deepdiff==9.1.0 accelerate==1.15.0 gymnasium==1.4.0 toml==0.10.2 pyserial==3.5 "
+    "opencv-python-headless==5.0.0.93 safetensors==0.8.0 termcolor==3.3.0 packaging==26.3 regex requests "
+    "importlib_metadata",
+    "robomimic": "psutil termcolor tensorboardX tensorboard einops six",
+}
+EXPORT_WITH_LEROBOT = """
+import sys; sys.path[:0] = sys.argv[1:3]
+import recorded; recorded.define_torchvision_ops()
+import vpl_export; sys.exit(vpl_export.main(sys.argv[3:]))
+"""
+
+
+@pytest.fixture(scope="session")
+def splits(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's dataset with lists of 8 episodes to train and 2 to validate on."""
+    copy = tmp_path_factory.mktemp("splits") / dataset.name
+    shutil.copytree(dataset, copy, copy_function=os.link)
+    assert main(["split", str(copy), "--val", "0.2"]) == 0
+    return copy
+
+
+def library_python(name: str) -> Path:
+    """The interpreter of an environment with the library `name`, made where it is missing."""
+    folder = Path(sys.prefix) / "readers" / name
+    python, stamp = (
+        folder / "bin" / "python",
+        folder / f"installed_{zlib.crc32((ALONE[name] + REQUIRED[name]).encode())}",
+    )
+    if not stamp.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        purelib = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        # torch, h5py, numpy: the project's own, behind what the library brings
+        Path(purelib, "project.pth").write_text(sysconfig.get_path("purelib"))
+        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, "--no-deps", *ALONE[name].split()], check=True)
+        subprocess.run([*pip, *REQUIRED[name].split()], check=True)
+        stamp.touch()
+    return python
+
+
+def read_with(library: str, python: Path | str, dataset: Path, exported: Path, **environment: str) -> dict:
+    """What tests/readers/ says of an export."""
+    command = [python, HERE / "readers" / f"{library}_reader.py", dataset, exported]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["losses"][1] < said["losses"][0], "the step did not descend"
+    return said
+
+
+def export(form: str, dataset: Path, output: Path, *flags: str) -> Path:
+    assert vpl_export.main([form, str(dataset), "--output", str(output), *flags]) == 0
+    return output
+
+
+def export_with_lerobot(dataset: Path, output: Path, *flags: str) -> Path:
+    command = [library_python("lerobot"), "-c", EXPORT_WITH_LEROBOT, HERE.parent, HERE / "readers", "lerobot"]
+    done = subprocess.run([*command, dataset, "--output", output, *flags], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return output
+
+
+@pytest.mark.readers
+def test_lerobot_reads_its_export(splits, tmp_path):
+    said = read_with("lerobot", library_python("lerobot"), splits, export_with_lerobot(splits, tmp_path / "out"))
+    assert said["psnr_db"] > PSNR_DB and said["frames"] == 10 * 9 * 2
+    assert said["inputs"] == ["observation.images.overview", "observation.images.wrist", "observation.state"]
+    assert said["names"][:2] == ["panda_joint1", "panda_joint2"] and said["splits"] == {"train": "0:8", "val": "8:10"}
+
+
+@pytest.mark.readers
+def test_lerobot_reads_every_second_row_and_raw_actions(tmp_path):
+    flags = "--num_envs 2 --num_episodes 1 --steps 30 --video_interval 2 --fps 10 --width 64 --height 64"
+    dataset = collect_dataset(tmp_path / "data", *flags.split())
+    exported = export_with_lerobot(dataset, tmp_path / "out", "--action", "action")
+    said = read_with("lerobot", library_python("lerobot"), dataset, exported)
+    assert said["fps"] == 30, "rows are 1/30 s apart, however fast the videos play"
+    assert said["names"] == [f"action_{i}" for i in range(8)]
+
+
+@pytest.mark.readers
+def test_robomimic_reads_its_export(splits, tmp_path):
+    exported = export("robomimic", splits, tmp_path / "out.hdf5")
+    said = read_with("robomimic", library_python("robomimic"), splits, exported)
+    assert said["frames"] == 10 * 9 * 2 and said["masks"] == {"train": 8, "valid": 2}
+
+
+def source(name: str) -> str:
+    """The clone that the environment variable names."""
+    if name not in os.environ:
+        pytest.skip(f"needs {name}, the path of a clone; see the top of this file")
+    return os.environ[name]
+
+
+def test_act_reads_its_export(splits, tmp_path):
+    act = source("ACT_SOURCE")
+    said = read_with("act", sys.executable, splits, export("act", splits, tmp_path / "out"), ACT_SOURCE=act)
+    assert said["frames"] == 10 * 9 * 2
+
+
+def test_diffusion_policy_reads_its_export(splits, tmp_path):
+    clone, python = source("DIFFUSION_POLICY_SOURCE"), os.environ.get("DIFFUSION_POLICY_PYTHON", sys.executable)
+    exported = export("zarr", splits, tmp_path / "out.zarr")
+    said = read_with("diffusion_policy", python, splits, exported, DIFFUSION_POLICY_SOURCE=clone)
+    assert said["frames"] == 10 * 60 * 2
+
+
+def check_about(about: dict) -> None:
+    """Names, units, frames and orders have come along."""
+    assert about["action"]["names"][0] == "panda_joint1" and "rad" in about["action"]["meaning"]
+    assert about["columns"]["ee_rotation"]["names"] == ["x", "y", "z", "w"]
+    assert about["conventions"]["units"] == "m, rad, s" and "OpenCV" in about["columns"]["extrinsics"]["meaning"]
+    assert [camera["name"] for camera in about["cameras"]] == ["overview", "wrist"]
+    assert len(about["splits"]["train"]) == 8 and about["step_dt"] == pytest.approx(1 / 60)
+
+
+def test_act_export_is_what_was_recorded(splits, tmp_path):
+    folder = export("act", splits, tmp_path / "out")
+    with h5py.File(folder / "episode_9.hdf5") as file:
+        check_about(about := json.loads(file.attrs["vpl"]))
+        with load_episode(splits / about["episodes"][9]) as episode:
+            for camera, name in enumerate(("overview", "wrist")):
+                assert np.array_equal(file[f"observations/images/{name}"][:], episode["color"][:, camera])
+            for name, column in (("action", "joint_pos_target"), ("observations/qpos", "joint_pos")):
+                assert np.array_equal(file[name][:], episode[column][:])
+
+
+def test_robomimic_export_is_what_was_recorded(splits, tmp_path):
+    with h5py.File(export("robomimic", splits, tmp_path / "out.hdf5", "--split", "val")) as file:
+        about = json.loads(file["data"].attrs["vpl"])
+        assert about["splits"] == {"val": [0, 1]} and file["data"].attrs["total"] == 120
+        with load_episode(splits / about["episodes"][1]) as episode:
+            demo = file["data/demo_1"]
+            assert np.array_equal(demo["obs/wrist_image"][:], episode["color"][:, 1])
+            assert np.array_equal(demo["states"][:], episode["sim_state"][:])
+            actions = file["data"].attrs["action_offset"] + file["data"].attrs["action_scale"] * demo["actions"][:]
+            assert np.allclose(actions, episode["joint_pos_target"][:], atol=1e-5)
+
+
+def test_zarr_export_is_what_was_recorded(splits, tmp_path):
+    root = zarr.open_group(str(export("zarr", splits, tmp_path / "out.zarr")), mode="r")
+    check_about(root.attrs["vpl"])
+    assert list(root["meta/episode_ends"][:]) == list(range(60, 601, 60))
+    with load_episode(splits / root.attrs["vpl"]["episodes"][9]) as episode:
+        assert np.array_equal(root["data/overview_image"][540:], episode["color"][:, 0])
+        assert np.array_equal(root["data/action"][540:], episode["joint_pos_target"][:])
+        assert np.array_equal(root["data/wrist_extrinsics"][540:], episode["extrinsics"][:, 1])
+
+
+def test_episodes_without_success_are_left_out_on_demand(tmp_path):
+    flags = "--num_envs 4 --num_episodes 1 --steps 38 --width 32 --height 32 --seed 3"  # some are still on their way
+    dataset = collect_dataset(tmp_path / "data", *flags.split())
+    rows = json.loads((dataset / "metadata.json").read_text())["episodes"]
+    successful = [row["path"] for row in rows if row["success"]]
+    assert 0 < len(successful) < 4
+    root = zarr.open_group(str(export("zarr", dataset, tmp_path / "out", "--only_success")), mode="r")
+    assert root.attrs["vpl"]["episodes"] == successful
+
+
+def test_failed_export_leaves_nothing(splits, tmp_path, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(vpl_export, "copy_frames", full)
+    assert vpl_export.main(["act", str(splits), "--output", str(tmp_path / "out")]) == 1
+    assert list(tmp_path.iterdir()) == [] and "No space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("act {data} --output {tmp}", r"--output .* exists already; give a new one"),
+        ("act {tmp} --output {tmp}/out", "holds no metadata.json or no episode"),
+        ("act {data} --output {tmp}/out --split test", r"--split test: no such list in .*; make one with vpl_dataset"),
+        ("lerobot {data} --output {tmp}/out", r"lerobot 0.4 is needed, found none: pip install"),
+        ("rlds {data} --output {tmp}/out", "invalid choice: 'rlds'"),
+    ],
+)
+def test_bad_input_is_one_line(flags, said, splits, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        vpl_export.main(flags.format(data=splits, tmp=tmp_path).split())
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and len(error.splitlines()) == 1
+    assert re.search(said, error), error

@@ -1,0 +1,114 @@
+"""Makes one dataset of several: python vpl_dataset.py merge data/A data/B --output data/C
+
+Videos are hard links where the disk allows it, so they take no space; HDF5 files are copied, since an episode's number
+is written in them. Episodes are numbered anew, in the order of the datasets; attribute `source` of each, and `sources`
+in metadata.json, say where it came from.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from vpl_episode import LOW_DIM, all_episode_folders, published, read_row
+from vpl_validate import MOTION, motion_digest
+
+SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
+"""What datasets must have in common, of metadata.json."""
+
+
+def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
+    """Merge into the new folder `output`, which appears when it is whole; with `copy` videos are copied, too.
+
+    What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's.
+
+    Returns:
+        The number of episodes.
+
+    Raises:
+        FileExistsError: `output` exists.
+        ValueError: the datasets do not go together, or an episode is in two of them.
+    """
+    metadata = [json.loads((dataset / "metadata.json").read_text()) for dataset in datasets]
+    episodes = [folder for dataset in datasets for folder in all_episode_folders(dataset)]
+    _check_agreement(datasets, metadata)
+    _check_distinct(episodes)
+    num_envs = metadata[0]["arguments"]["num_envs"]
+    with published(output) as folder:
+        folder.mkdir()
+        for index, episode in enumerate(episodes):
+            parent = folder / "failed" if episode.parent.name == "failed" else folder
+            _copy_episode(episode, parent / f"episode_{index:03d}", index, num_envs, copy)
+        rows = [read_row(episode, folder) for episode in all_episode_folders(folder)]
+        counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
+        sources = [
+            {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key != "episodes"}}
+            for dataset, source in zip(datasets, metadata, strict=True)
+        ]
+        document = metadata[0] | {key: counts[key] for key in counts if key in metadata[0]}
+        document |= {"sources": sources, "episodes": rows}
+        (folder / "metadata.json").write_text(json.dumps(document, indent=1))
+    return len(rows)
+
+
+def _check_agreement(datasets: list[Path], metadata: list[dict[str, Any]]) -> None:
+    described = [_describe(dataset, document) for dataset, document in zip(datasets, metadata, strict=True)]
+    for dataset, other in zip(datasets[1:], described[1:], strict=True):
+        for key, value in described[0].items():
+            if other[key] != value:
+                raise ValueError(
+                    f"{dataset} does not go with {datasets[0]}: not the same {key}"
+                    + ("; replay_episode.py films one again as the other" if key == "cameras" else "")
+                )
+
+
+def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
+    """What must be equal in all datasets."""
+    first = all_episode_folders(dataset)[0]
+    with h5py.File(first / f"{first.name}.h5") as h5:
+        attrs = {name: h5.attrs[name].item() for name in ("step_dt", "video_interval", "fps")}
+        columns = {name: h5[name].shape[1:] for name in ("color", *LOW_DIM) if name in h5}
+        names = {name: list(h5[name].attrs["names"]) for name in columns if "names" in h5[name].attrs}
+        terms = h5["proprio"].attrs["terms"]
+    shared = {name: metadata.get(name) for name in SHARED}
+    return {**shared, **attrs, "columns": columns, "names of columns": names, "terms of proprio": terms}
+
+
+def _check_distinct(episodes: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for folder in episodes:
+        with h5py.File(folder / f"{folder.name}.h5") as h5:
+            digest = motion_digest({name: h5[name][:] for name in MOTION})
+        if digest in seen:
+            raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
+        seen[digest] = folder
+
+
+def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: bool) -> None:
+    for video in source.glob("camera_*/*.mp4"):
+        new = target / video.parent.name / f"{target.name}.mp4"
+        new.parent.mkdir(parents=True)
+        _copy(video, new) if copy else _link(video, new)
+    h5_path = target / f"{target.name}.h5"
+    shutil.copyfile(source / f"{source.name}.h5", h5_path)
+    with h5py.File(h5_path, "r+") as h5:
+        # round and env_index count on, as they do in a collection of num_envs
+        h5.attrs.update(episode_index=index, round=index // num_envs, env_index=index % num_envs)
+        dataset = source.parent.parent if source.parent.name == "failed" else source.parent
+        h5.attrs.setdefault("source", f"{dataset.resolve().name}/{source.name}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without hard links
+        _copy(source, target)

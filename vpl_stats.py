@@ -1,0 +1,119 @@
+"""What a learner asks before it trains: statistics to normalize with, and which episodes to train and to validate on.
+
+python vpl_dataset.py split data/NAME --val 0.1
+python vpl_dataset.py stats data/NAME --split train
+
+Episodes are split, never rows: neighbouring rows are nearly the same, so that a validation on them would say nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vpl_dataset import episode_folders, load_episode
+from vpl_episode import SCHEMA
+
+NOT_LEARNT = ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
+"""Columns without statistics; `color` has its own."""
+FRAMES_PER_EPISODE = 16
+"""Of each camera, evenly spaced, for the statistics of `color`: neighbouring frames are alike."""
+
+
+def column_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Of each low-dimensional column: mean, std, min, max and the quantiles q01 and q99, each (D,), names and unit."""
+    rows: dict[str, list[np.ndarray]] = {}
+    names: dict[str, list[str]] = {}
+    for folder in folders:
+        with load_episode(folder) as episode:
+            for name in SCHEMA.keys() - set(NOT_LEARNT):
+                if name in episode.h5:
+                    rows.setdefault(name, []).append(episode[name][:].reshape(len(episode[name]), -1))
+                    names[name] = episode.element_names(name)
+    stats = {}
+    for name in (name for name in SCHEMA if name in rows):
+        data = np.concatenate(rows[name]).astype(float)
+        low, high = np.quantile(data, (0.01, 0.99), axis=0)
+        stats[name] = {
+            "count": len(data), "mean": data.mean(axis=0).tolist(), "std": data.std(axis=0).tolist(),
+            "min": data.min(axis=0).tolist(), "max": data.max(axis=0).tolist(), "q01": low.tolist(),
+            "q99": high.tolist(), "names": names[name], "meaning": SCHEMA[name].meaning,
+        }  # fmt: skip
+    return stats
+
+
+def image_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Of each camera: mean and std of R, G and B, as shares of 255, over FRAMES_PER_EPISODE frames an episode."""
+    counts: dict[str, np.ndarray] = {}
+    for folder in folders:
+        with load_episode(folder) as episode:
+            length = len(episode["color"])
+            for row in np.unique(np.linspace(0, length - 1, min(length, FRAMES_PER_EPISODE)).round().astype(int)):
+                for camera, name in enumerate(episode.camera_names):
+                    image = episode["color"][row, camera].reshape(-1, 3)
+                    of_image = [np.bincount(channel, minlength=256) for channel in image.T]
+                    counts[name] = counts.get(name, 0) + np.array(of_image)
+    levels, stats = np.arange(256) / 255, {}
+    for name, histogram in counts.items():
+        share = histogram / histogram.sum(axis=1, keepdims=True)
+        mean = share @ levels
+        stats[name] = {"mean": mean.tolist(), "std": np.sqrt(share @ levels**2 - mean**2).tolist()}
+    return stats
+
+
+def print_stats(columns: dict[str, dict[str, Any]], images: dict[str, dict[str, Any]]) -> None:
+    """A line a number of each column, and a line a camera."""
+    print(f"{'column':<38}" + "".join(f"{key:>10}" for key in ("mean", "std", "min", "q01", "q99", "max")))
+    for name, stats in columns.items():
+        for i, element in enumerate(stats["names"]):
+            values = (stats[key][i] for key in ("mean", "std", "min", "q01", "q99", "max"))
+            label = element if element.startswith(name) else f"{name} {element}"
+            print(f"{label:<38}" + "".join(f"{value:>10.4f}" for value in values))
+    for name, stats in images.items():
+        of_channels = ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(stats["mean"], stats["std"], strict=True))
+        print(f"camera {name}: R, G, B {of_channels} (of 1)")
+
+
+def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str, Any]:
+    """Draw validation episodes, a share `val` of the successful and of the other ones; `only_success` drops the latter.
+
+    Raises:
+        ValueError: one of the lists would be empty.
+    """
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for folder in episode_folders(dataset):
+        with load_episode(folder) as episode:
+            kinds[episode.attrs.get("success", True)].append(folder.name)
+    if only_success:
+        kinds[False] = []
+    rng = np.random.default_rng(seed)
+    chosen: list[str] = []
+    for names in kinds.values():
+        chosen += rng.permutation(names)[: round(val * len(names))].tolist()
+    rest = [name for names in kinds.values() for name in names if name not in chosen]
+    if not chosen or not rest:
+        raise ValueError(f"--val {val} of {len(chosen + rest)} episodes leaves one of the lists empty")
+    order = [folder.name for folder in episode_folders(dataset)]
+    return {
+        "train": sorted(rest, key=order.index), "val": sorted(chosen, key=order.index),
+        "val_share": val, "seed": seed, "only_success": only_success,
+    }  # fmt: skip
+
+
+def split_folders(dataset: Path, name: str | None) -> list[Path]:
+    """The episodes of the list `name` in the dataset's splits.json; all of them without a name.
+
+    Raises:
+        ValueError: there is no such list.
+    """
+    if name is None:
+        return episode_folders(dataset)
+    path = dataset / "splits.json"
+    lists = json.loads(path.read_text()) if path.is_file() else {}
+    if name not in lists:
+        raise ValueError(f"--split {name}: no such list in {path}; make one with vpl_dataset.py split {dataset}")
+    return [dataset / episode for episode in lists[name]]
