@@ -44,7 +44,7 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
     try:
         reason = " (auto)" if args.simulator == "auto" else ""
         args.simulator = resolve(args.simulator)
-        args.device = args.device or ("cuda:0" if args.simulator == "isaac" else "cpu")
+        args.device = args.device or SIMULATORS[args.simulator].device
         args.given = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
         args.simulator_reason = reason
         _check_values(parser, args)
@@ -79,7 +79,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--robot_name", default="franka", help="part of the dataset's name")
     add("--sim_or_real", default="sim", help="part of the dataset's name")
     add("--seed", type=int, default=42, help="fixes every episode's start")
-    add("--device", default=None, help="torch device of task and policy; default: cuda:0 with isaac, else cpu")
+    add("--device", default=None, help="torch device of task and policy; default: cpu with mujoco, else cuda:0")
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
     add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
     add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes from the third on")
@@ -97,7 +97,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_camera_flags(parser: argparse.ArgumentParser) -> None:
-    """What `cameras` reads."""
+    """What `cameras` reads, and how the pictures are drawn."""
     add = parser.add_argument
     add("--enable_wrist_camera", action="store_true", help="film from the hand too")
     add("--wrist_cam_offset", type=float, nargs=3, default=(-0.05, 0.0, 0.08), metavar=("X", "Y", "Z"),
@@ -111,6 +111,8 @@ def add_camera_flags(parser: argparse.ArgumentParser) -> None:
     add("--enable_top_camera", action="store_true", help="film from above too")
     add("--width", type=int, default=320, help="image width, px")
     add("--height", type=int, default=240, help="image height, px")
+    add("--samples_per_pixel", type=int, default=1, help="MuJoCo Warp: 1, 4, 9 or 16 rays; more smooth the edges")
+    add("--shadows", action="store_true", help="MuJoCo Warp: cast shadows")
 
 
 def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
@@ -194,6 +196,8 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     check_camera_flags(parser, args)
+    if (args.samples_per_pixel > 1 or args.shadows) and args.simulator != "mujoco_warp":
+        parser.error(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {args.simulator}")
     if not (math.isfinite(args.env_spacing) and args.env_spacing > 0):
         parser.error(f"--env_spacing must be above 0, got {args.env_spacing}")
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
@@ -223,6 +227,8 @@ def check_camera_flags(parser: argparse.ArgumentParser, args: argparse.Namespace
     for flag in ("width", "height"):
         if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:
             parser.error(f"--{flag} must be even (H.264) and from 16 to 4096, got {getattr(args, flag)}")
+    if args.samples_per_pixel not in (1, 4, 9, 16):
+        parser.error(f"--samples_per_pixel must be 1, 4, 9 or 16, got {args.samples_per_pixel}")
     for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
         if not all(map(math.isfinite, getattr(args, flag))):
             parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")
@@ -232,6 +238,9 @@ def check_seed_and_device(parser: argparse.ArgumentParser, args: argparse.Namesp
     """Refuse a seed that NumPy or torch would not take, and a device that torch does not find."""
     if not 0 <= args.seed < 2**63:
         parser.error(f"--seed must be from 0 to 2^63 - 1, got {args.seed}")
+    if args.simulator == "mujoco_warp" and (args.device == "cpu" or not torch.cuda.is_available()):
+        found = "--device is cpu" if torch.cuda.is_available() else "torch finds none"
+        parser.error(f"--simulator mujoco_warp needs an NVIDIA GPU, {found}; use --simulator mujoco")
     if not re.fullmatch(r"cpu|cuda(:\d+)?", args.device):
         parser.error(f"--device must be cpu or cuda[:index], got '{args.device}'")
     if args.device != "cpu" and int(args.device[5:] or 0) >= torch.cuda.device_count():

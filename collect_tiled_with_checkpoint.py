@@ -114,7 +114,8 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
     return SimulatorCfg(
         task=args.task, num_envs=args.num_envs, cameras=args.cameras, seed=args.seed, device=args.device,
         env_spacing=args.env_spacing, headless=args.headless, rendering_mode=args.rendering_mode,
-        kit_args=args.kit_args, rerenders=args.rerenders,
+        kit_args=args.kit_args, rerenders=args.rerenders, samples_per_pixel=args.samples_per_pixel,
+        shadows=args.shadows,
     )  # fmt: skip
 
 
@@ -150,11 +151,11 @@ def collect(
             if stop.number:
                 return
             with torch.inference_mode():
-                sample = env.capture(
-                    render=saver.wants_images
-                )  # before step(): after it, a done env shows its next episode
+                # before step(): after it, a done env shows its next episode
+                finish_capture = env.start_capture(render=saver.wants_images)
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
+                sample = finish_capture()
             target = extras["joint_pos_target"]
             saver.store(sample, to_numpy(action), to_numpy(target), to_numpy(reward), recording)
             done = recording & to_numpy(dones).astype(bool)

@@ -70,6 +70,7 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
         task=args.metadata["task"], num_envs=args.num_envs, cameras=args.cameras if filmed else (),
         seed=args.metadata["arguments"]["seed"], device=args.device, light=args.light,
         env_spacing=args.metadata["arguments"]["env_spacing"],
+        samples_per_pixel=args.samples_per_pixel, shadows=args.shadows,
     )  # fmt: skip
 
 
@@ -258,7 +259,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_root", type=Path, default=Path("data"), help="folder that gets the new dataset [data]")
     parser.add_argument("--light", type=float, default=1.0, help="brightness, a multiple of the scene's own [1]")
     parser.add_argument("--simulator", default=None, choices=tuple(SIMULATORS), help="[the recorded one]")
-    parser.add_argument("--device", default=None, help="torch device [cuda:0 with isaac, else cpu]")
+    parser.add_argument("--device", default=None, help="torch device [cpu with mujoco, else cuda:0]")
     add_camera_flags(parser)
     path = parser.parse_known_args(argv)[0].path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
@@ -271,7 +272,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]
-    args = parser.parse_args(argv, argparse.Namespace(**{name: metadata["arguments"][name] for name in names}))
+    arguments = {name: value for name, value in metadata["arguments"].items() if name in names}
+    args = parser.parse_args(argv, argparse.Namespace(**arguments))
     args.metadata, args.folders = metadata, folders
     args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
     if args.compare and (path not in folders or args.compare.exists()):
@@ -282,7 +284,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--light must be from 0.05 to 10, got {args.light}")
     try:
         args.simulator = resolve(args.simulator or metadata["simulator"])
-        args.device = args.device or ("cuda:0" if args.simulator == "isaac" else "cpu")
+        args.device = args.device or SIMULATORS[args.simulator].device
         args.seed = metadata["arguments"]["seed"]
         check_seed_and_device(parser, args)
         check_camera_flags(parser, args)

@@ -23,7 +23,7 @@ import yaml
 from rsl_rl.runners import OnPolicyRunner
 
 from collect_flags import check_seed_and_device
-from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load
+from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
 """Isaac Lab trains with its own train.py; any of its checkpoints works here."""
@@ -192,7 +192,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_iterations", type=int, default=200, help="PPO iterations of num_envs x 48 steps")
     parser.add_argument("--save_interval", type=int, default=50, help="iterations between two checkpoints")
     parser.add_argument("--seed", type=int, default=42, help="fixes the run")
-    parser.add_argument("--device", default="cpu", help="torch device of networks and task")
+    parser.add_argument("--device", default=None, help="torch device of networks and task [the simulator's]")
     parser.add_argument("--log_dir", type=Path, default=None, help="new folder for the results [logs/<date_time>]")
     args = parser.parse_args(argv)
     for flag in ("num_envs", "max_iterations", "save_interval"):
@@ -200,6 +200,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     if args.num_envs * AGENT_CFG["num_steps_per_env"] < AGENT_CFG["algorithm"]["num_mini_batches"]:
         parser.error(f"--num_envs {args.num_envs} is too few for {AGENT_CFG['algorithm']['num_mini_batches']} batches")
+    try:
+        args.device = args.device or SIMULATORS[resolve(args.simulator)].device
+    except ValueError as error:
+        parser.error(str(error))
     check_seed_and_device(parser, args)
     args.log_dir = args.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if args.log_dir.exists():

@@ -124,6 +124,10 @@ class SimulatorCfg:
     """Distance between the envs' origins in m, where they share one world."""
     light: float = 1.0
     """Brightness, as a multiple of the scene's own light."""
+    samples_per_pixel: int = 1
+    """MuJoCo Warp: rays a pixel, a square number; more smooth the edges."""
+    shadows: bool = False
+    """MuJoCo Warp: cast shadows."""
     headless: bool = True
     """Isaac Lab: no window."""
     rendering_mode: str | None = None
@@ -203,6 +207,9 @@ class DrawerEnv(Protocol):
     def capture(self, render: bool = True) -> Sample:
         """The present instant, rendered from the very state that is returned."""
 
+    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
+        """Begin `capture`; what is returned completes it, also after `step`, so that images may travel meanwhile."""
+
     def get_state(self) -> np.ndarray:
         """The complete simulation state, (N, S) float64."""
 
@@ -227,15 +234,22 @@ class _Simulator:
     """The package whose presence makes `auto` take this simulator."""
     remedy: str
     """What to do where it is missing."""
+    device: str = "cpu"
+    """Default torch device."""
 
 
 SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is installed
     "isaac": _Simulator(
         "simulators.isaac_drawer", "IsaacDrawerEnv", requires="isaaclab",
         remedy="start it with ./run_collection.sh --in run (its container), or use --simulator mujoco",
+        device="cuda:0",
     ),
     "mujoco": _Simulator(
         "simulators.mujoco_drawer", "MujocoDrawerEnv", requires="mujoco", remedy="pip install mujoco"
+    ),
+    "mujoco_warp": _Simulator(
+        "simulators.mujoco_warp_drawer", "MujocoWarpDrawerEnv", requires="mujoco_warp",
+        remedy="pip install 'mujoco-warp>=3.17,<3.18', on a machine with an NVIDIA GPU", device="cuda:0",
     ),
 }  # fmt: skip
 

@@ -45,6 +45,8 @@ JOINT_RANGE = np.array(  # (9, 2), panda_arm_hand.urdf
 )
 JOINT_VEL_LIMIT = np.array([2.175] * 4 + [2.61] * 3 + [0.2] * 2)
 """(9,) rad/s and m/s, panda_arm_hand.urdf."""
+HELD_RANGE = np.vstack([[(-np.inf, np.inf)] * 7, JOINT_RANGE[7:] + FINGER_OVERSHOOT * np.array([-1, 1])])
+"""(9, 2): between which positions `hold_limits` holds the joints; MuJoCo's own limits hold the arm's."""
 KP = (80.0,) * 7 + (2000.0,) * 2  # drives: isaaclab_assets/robots/franka.py:44-64
 KD = (4.0,) * 7 + (100.0,) * 2
 EFFORT_LIMIT = (87.0,) * 4 + (12.0,) * 3 + (200.0,) * 2
@@ -61,10 +63,8 @@ def hold_limits(joint_pos: np.ndarray, joint_vel: np.ndarray) -> tuple[np.ndarra
 
     MuJoCo has moved the joints with the speed that is too high already, so that way is taken back.
     """
-    low, high = JOINT_RANGE.T + FINGER_OVERSHOOT * np.array([[-1], [1]])
-    low[:7], high[:7] = -np.inf, np.inf
     held_vel = np.clip(joint_vel, -JOINT_VEL_LIMIT, JOINT_VEL_LIMIT)
-    return np.clip(joint_pos + (held_vel - joint_vel) * PHYSICS_DT, low, high), held_vel
+    return np.clip(joint_pos + (held_vel - joint_vel) * PHYSICS_DT, *HELD_RANGE.T), held_vel
 
 
 _S = np.sqrt(0.5)

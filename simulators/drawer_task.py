@@ -8,14 +8,15 @@ cabinet/cabinet_env_cfg.py, "mdp" its mdp/rewards.py. What differs is marked "De
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDict
 
-from simulators import TASKS, SimulatorCfg, episode_rng
+from simulators import TASKS, Sample, SimulatorCfg, episode_rng
 
 CONTROL_DT = 1 / 60  # cfg:269-275
 DEFAULT_JOINT_POS = (0.0, -0.569, 0.0, -2.810, 0.0, 3.037, 0.741, 0.04, 0.04)  # isaaclab_assets/robots/franka.py:33-39
@@ -139,7 +140,17 @@ class DrawerTaskEnv(ABC):
         self._last_action = torch.zeros(cfg.num_envs, self.num_actions, device=self.device)
         self._joint_range = torch.tensor(joint_range, dtype=torch.float32, device=self.device)
         self._rng = torch.Generator(self.device)
-        self.handle_friction = np.array([_handle_friction(cfg.seed, i) for i in range(cfg.num_envs)])
+        friction = [_handle_friction(cfg.seed, i) for i in range(cfg.num_envs)]
+        self.handle_friction = torch.tensor(friction, dtype=torch.float64, device=self.device)
+
+    @abstractmethod
+    def capture(self, render: bool = True) -> Sample:
+        """See `DrawerEnv.capture`."""
+
+    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
+        """See `DrawerEnv.start_capture`."""
+        sample = self.capture(render)
+        return lambda: sample
 
     @abstractmethod
     def _advance(self, target: torch.Tensor) -> None:
@@ -198,17 +209,23 @@ class DrawerTaskEnv(ABC):
         self._state = self._read_state()
         self._obs = observations(self._state, self._last_action)
 
-    def _task_state(self) -> np.ndarray:
-        """What the task adds to the physics state, (N, 10) float64: last action, episode length, handle friction."""
-        length = self.episode_length_buf[:, None]
-        on_cpu = torch.cat([self._last_action.double(), length.double()], dim=1).cpu().numpy()
-        return np.column_stack([on_cpu, self.handle_friction])
+    def _sample_tensors(self) -> dict[str, torch.Tensor]:
+        """What a `Sample` has of observation and state, by its names."""
+        state = self._state
+        return {
+            "proprio": self._obs, "joint_pos": state.joint_pos, "joint_vel": state.joint_vel,
+            "ee_position": state.tcp_pos, "ee_rotation": quat_xyzw(state.tcp_rot), "drawer_pos": state.drawer_pos,
+        }  # fmt: skip
 
-    def _set_task_state(self, state: np.ndarray) -> None:
-        values = torch.as_tensor(state, device=self.device)
+    def _task_state(self) -> torch.Tensor:
+        """What the task adds to the physics state, (N, 10) float64: last action, episode length, handle friction."""
+        length, friction = self.episode_length_buf[:, None], self.handle_friction[:, None]
+        return torch.cat([self._last_action.double(), length.double(), friction], dim=1)
+
+    def _set_task_state(self, values: torch.Tensor) -> None:
         self._last_action.copy_(values[:, : self.num_actions])
         self.episode_length_buf.copy_(values[:, self.num_actions])
-        self.handle_friction = np.array(state[:, -1])
+        self.handle_friction = values[:, -1].clone()
 
 
 def _handle_friction(seed: int, env_index: int) -> float:
@@ -217,6 +234,21 @@ def _handle_friction(seed: int, env_index: int) -> float:
     return (rng.uniform(*ROBOT_FRICTION) + rng.uniform(*HANDLE_FRICTION)) / 2
 
 
-def state_arrays(state: DrawerState) -> dict[str, np.ndarray]:
-    """The state's tensors as float32 arrays on the host, by field name."""
-    return {field.name: getattr(state, field.name).cpu().numpy() for field in fields(state)}
+def quat_xyzw(rotation: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices (N, 3, 3) as unit quaternions x, y, z, w with w >= 0, (N, 4) float32.
+
+    Shepperd's method (1978): 4 q_i q_j of all pairs are sums of the matrix' elements; the row of the largest q_i^2 is
+    the quaternion but for its length.
+    """
+    m = rotation.double()
+    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
+    wx, wy, wz = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
+    x, y, z = m.diagonal(dim1=1, dim2=2).unbind(1)
+    rows = [
+        torch.stack([1 + x - y - z, xy, xz, wx], 1), torch.stack([xy, 1 - x + y - z, yz, wy], 1),
+        torch.stack([xz, yz, 1 - x - y + z, wz], 1), torch.stack([wx, wy, wz, 1 + x + y + z], 1),
+    ]  # fmt: skip
+    products = torch.stack(rows, 1)
+    largest = products.diagonal(dim1=1, dim2=2).argmax(1)
+    quat = torch.nn.functional.normalize(products[torch.arange(len(m), device=m.device), largest], dim=1)
+    return torch.where(quat[:, 3:] < 0, -quat, quat).float()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -202,6 +203,11 @@ class IsaacDrawerEnv:
     def _state(self) -> torch.Tensor:
         """(N, S) float64."""
         return torch.cat([part.double() for _, part in self._state_parts()], dim=1)
+
+    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
+        """See `DrawerEnv.start_capture`; the pictures are there at once."""
+        sample = self.capture(render)
+        return lambda: sample
 
     @torch.inference_mode()
     def get_state(self) -> np.ndarray:

@@ -35,7 +35,7 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
-from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv, state_arrays  # noqa: E402
+from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
@@ -57,7 +57,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._site_pos, self._site_rot = self._batch.bind("site_xpos"), self._batch.bind("site_xmat")
         self._friction = self._batch.expand("geom_friction")
         self._handle = self.model.geom("drawer_top_handle").id
-        self._friction[:, self._handle, 0] = self.handle_friction
+        self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
         self._joint_qpos = [self.model.joint(name).qposadr[0] for name in JOINT_NAMES]
         self._joint_qvel = [self.model.joint(name).dofadr[0] for name in JOINT_NAMES]
         self._drawer = self.model.joint("drawer_top_joint")
@@ -69,30 +69,20 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def capture(self, render: bool = True) -> Sample:
         """See `DrawerEnv.capture`."""
-        state = state_arrays(self._state)
         sim_state = self.get_state()
         color, extrinsics = self._render(sim_state, render)
-        return Sample(
-            color=color,
-            proprio=self._obs.cpu().numpy(),
-            joint_pos=state["joint_pos"],
-            joint_vel=state["joint_vel"],
-            ee_position=state["tcp_pos"],
-            ee_rotation=_quat_xyzw(self._site_rot[:, self._sites["tcp"]]),
-            drawer_pos=state["drawer_pos"],
-            extrinsics=extrinsics,
-            sim_state=sim_state,
-        )
+        arrays = {name: tensor.cpu().numpy() for name, tensor in self._sample_tensors().items()}
+        return Sample(color=color, extrinsics=extrinsics, sim_state=sim_state, **arrays)
 
     def get_state(self) -> np.ndarray:
         """See `DrawerEnv.get_state`."""
-        return np.hstack([self._rows, self._task_state()])
+        return np.hstack([self._rows, self._task_state().cpu().numpy()])
 
     def set_state(self, state: np.ndarray) -> None:
         """See `DrawerEnv.set_state`."""
         self._rows[:] = state[:, : self._batch.nstate]
-        self._set_task_state(state[:, self._batch.nstate :])
-        self._friction[:, self._handle, 0] = self.handle_friction
+        self._set_task_state(torch.as_tensor(state[:, self._batch.nstate :], device=self.device))
+        self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
         self._refresh()
 
@@ -211,12 +201,3 @@ class _RenderThread:
         """Free the context, in the thread that owns it."""
         self._thread.submit(self._renderer.close).result()
         self._thread.shutdown()
-
-
-def _quat_xyzw(rotation: np.ndarray) -> np.ndarray:
-    """Rotation matrices (N, 9) to unit quaternions x, y, z, w (N, 4) float32 with w >= 0."""
-    quat_wxyz = np.empty((len(rotation), 4))
-    for i, matrix in enumerate(rotation):
-        mujoco.mju_mat2Quat(quat_wxyz[i], matrix)
-    quat_wxyz *= np.where(quat_wxyz[:, :1] < 0, -1, 1)
-    return quat_wxyz[:, [1, 2, 3, 0]].astype(np.float32)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
 
@@ -31,13 +32,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("trial", range(metafunc.config.getoption("kill_trials")))
 
 
-@pytest.fixture(params=["mujoco"])
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, torch finds none")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("mujoco", "cpu"), id="mujoco"),
+        # the same code but for CUDA's graphs, streams and pinned memory; most of the time it compiles
+        pytest.param(("mujoco_warp", "cpu"), id="mujoco_warp_on_its_cpu"),
+        pytest.param(("mujoco_warp", "cuda:0"), id="mujoco_warp", marks=[pytest.mark.gpu, GPU]),
+    ]
+)
 def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., DrawerEnv]]:
     """Builds envs of every simulator that runs here and closes them: `make_env(num_envs=2, cameras=BOTH)`."""
     opened = []
+    simulator, device = request.param
 
     def make(num_envs: int = 2, cameras: tuple[CameraCfg, ...] = (), **cfg) -> DrawerEnv:
-        env = load(request.param)(SimulatorCfg(task=TASK, num_envs=num_envs, cameras=cameras, **cfg))
+        settings = SimulatorCfg(task=TASK, num_envs=num_envs, cameras=cameras, device=device, **cfg)
+        env = load(simulator)(settings)
         opened.append(env)
         return env
 

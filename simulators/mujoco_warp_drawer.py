@@ -1,0 +1,307 @@
+"""The drawer task on MuJoCo Warp: physics and ray-cast pictures of all envs on one NVIDIA GPU, RT cores or not.
+
+    with MujocoWarpDrawerEnv(SimulatorCfg(task=..., num_envs=1024, cameras=cameras, device="cuda:0")) as env: ...
+
+Each env is a world of its own. A control step, a rendering and a copy of the state are a CUDA graph each; observations
+and rewards are torch on the same memory. Pictures travel to pinned memory while the next step is simulated. Warp's
+kernels are compiled at the first start and kept in its cache. Its CPU back end runs the same code, for tests.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import mujoco_warp as mjw
+import numpy as np
+import torch
+import warp as wp
+
+from simulators import Sample, SimulatorCfg, SimulatorError
+from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
+from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv
+
+_SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
+_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_CONTACTS = 64
+"""Contacts that an env may have on average."""
+_CONSTRAINTS = 256
+"""Constraint rows that an env may have: three a contact, and the joints' limits."""
+_BUFFERS = (
+    mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ | mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE
+    | mjw.OverflowType.CCD | mjw.OverflowType.EPA_HORIZON
+)  # fmt: skip
+"""Of what MuJoCo Warp reports: contacts were dropped, so the motion is wrong."""
+
+
+@wp.kernel
+def _hold_limits(
+    qpos_address: wp.array[int],
+    qvel_address: wp.array[int],
+    low: wp.array[float],
+    high: wp.array[float],
+    limit: wp.array[float],
+    dt: float,
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+):  # type: ignore[no-untyped-def]
+    """`drawer_scene.hold_limits` for (envs, joints)."""
+    env, joint = wp.tid()
+    position, velocity = qpos_address[joint], qvel_address[joint]
+    speed = qvel[env, velocity]
+    held = wp.clamp(speed, -limit[joint], limit[joint])
+    qpos[env, position] = wp.clamp(qpos[env, position] + (held - speed) * dt, low[joint], high[joint])
+    qvel[env, velocity] = held
+
+
+@wp.kernel
+def _pack_rgb(pixels: wp.array2d[wp.uint32], rgb: wp.array3d[wp.uint8]):  # type: ignore[no-untyped-def]
+    """The renderer's pixels (B, G, R, A in the bytes of a number) as contiguous R, G, B."""
+    env, pixel = wp.tid()
+    value = pixels[env, pixel]
+    rgb[env, pixel, 0] = wp.uint8((value >> wp.uint32(16)) & wp.uint32(255))
+    rgb[env, pixel, 1] = wp.uint8((value >> wp.uint32(8)) & wp.uint32(255))
+    rgb[env, pixel, 2] = wp.uint8(value & wp.uint32(255))
+
+
+class MujocoWarpDrawerEnv(DrawerTaskEnv):
+    """See `simulators.DrawerEnv`."""
+
+    joint_names = JOINT_NAMES
+
+    def __init__(self, cfg: SimulatorCfg) -> None:
+        super().__init__(cfg, JOINT_RANGE)
+        self._on_gpu = self.device.type == "cuda"
+        if self._on_gpu and not torch.cuda.is_available():
+            raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
+        wp.config.quiet = True
+        wp.set_device(cfg.device)
+        _announce_compilation()
+        if self._on_gpu:
+            torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
+            self._copying = torch.cuda.Stream()
+        self.model = build_model(cfg.cameras, cfg.light)
+        # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
+        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
+        self._model = mjw.put_model(self.model, batch_sizes={"geom_friction": cfg.num_envs})
+        self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
+        self._model.opt.deterministic = int(mjw.DeterminismType.ALL)
+        self._data = mjw.make_data(self.model, nworld=cfg.num_envs, nconmax=_CONTACTS, njmax=_CONSTRAINTS)
+        self._bind()
+        size = mujoco.mj_stateSize(self.model, mujoco.mjtState(_STATE))
+        self._rows = wp.zeros((cfg.num_envs, size), dtype=float)
+        self._make_graphs()
+        self._set_friction()
+        self.state_spec = f"mjSTATE_INTEGRATION[{size}], last_action[8], episode_length, handle_friction"
+        self.reset(cfg.seed)
+
+    def _bind(self) -> None:
+        """torch's views of Warp's memory, and where in it things are."""
+        model, data = self.model, self._data
+        names = ("time", "qpos", "qvel", "ctrl", "qacc_warmstart", "overflow", "site_xpos", "site_xmat")
+        self._view = {name: wp.to_torch(getattr(data, name)) for name in (*names, "cam_xpos", "cam_xmat")}
+        self._friction = wp.to_torch(self._model.geom_friction)
+        self._handle = model.geom("drawer_top_handle").id
+        self._qpos0 = self._tensor(model.qpos0)
+        self._joint_qpos = self._indices([model.joint(name).qposadr[0] for name in JOINT_NAMES])
+        self._joint_qvel = self._indices([model.joint(name).dofadr[0] for name in JOINT_NAMES])
+        self._drives = self._indices([model.actuator(name).id for name in JOINT_NAMES])
+        self._camera_ids = self._indices([model.camera(camera.name).id for camera in self.cameras])
+        self._drawer = model.joint("drawer_top_joint")
+        self._sites = {name: model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
+        self._opencv = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64, device=self.device)
+
+    def _make_graphs(self) -> None:
+        """What a step, a change of state and a picture launch; compiles what is not in Warp's cache."""
+        model, data, rows = self._model, self._data, self._rows
+        qpos_address, qvel_address = (
+            wp.array(indices.cpu().numpy(), dtype=int) for indices in (self._joint_qpos, self._joint_qvel)
+        )
+        low, high, limit = (wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT))
+
+        def advance() -> None:
+            for _ in range(_SUBSTEPS):
+                mjw.step(model, data)
+                wp.launch(
+                    _hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
+                    inputs=[qpos_address, qvel_address, low, high, limit, PHYSICS_DT], outputs=[data.qpos, data.qvel],
+                )  # fmt: skip
+            mjw.fwd_kinematics(model, data)
+
+        self._launch_advance = self._graph(advance)
+        self._launch_kinematics = self._graph(lambda: mjw.fwd_kinematics(model, data))
+        self._launch_get_state = self._graph(lambda: mjw.get_state(model, data, rows, _STATE))
+        self._launch_set_state = self._graph(lambda: mjw.set_state(model, data, rows, _STATE))
+        if self.cameras:
+            self._launch_render = self._graph(self._make_renderer())
+
+    def _make_renderer(self) -> Callable[[], None]:
+        """What draws every env's cameras into `self._rgb` (N, C, H, W, 3) uint8."""
+        camera, num_cameras = self.cameras[0], len(self.cameras)
+        context = mjw.create_render_context(
+            self.model, nworld=self.num_envs, cam_res=(camera.width, camera.height), render_rgb=True,
+            cam_active=[camera.name for camera in self.cameras], use_shadows=self.cfg.shadows,
+            samples_per_pixel=math.isqrt(self.cfg.samples_per_pixel),
+        )  # fmt: skip
+        order = context.cam_id_map.numpy().tolist()
+        assert order == self._camera_ids.tolist(), "the renderer's cameras are in another order"
+        rgb = wp.zeros((self.num_envs, num_cameras * camera.width * camera.height, 3), dtype=wp.uint8)
+        self._rgb = wp.to_torch(rgb).view(self.num_envs, num_cameras, camera.height, camera.width, 3)
+
+        def render() -> None:
+            mjw.refit_bvh(self._model, self._data, context)
+            mjw.render(self._model, self._data, context)
+            wp.launch(_pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data], outputs=[rgb])
+
+        return render
+
+    def _graph(self, work: Callable[[], None]) -> Callable[[], None]:
+        """`work`'s kernels as one CUDA graph; on Warp's CPU as they are."""
+        work()  # a capture cannot compile
+        if not self._on_gpu:
+            return work
+        with wp.ScopedCapture() as capture:
+            work()
+        return lambda: wp.capture_launch(capture.graph)
+
+    def capture(self, render: bool = True) -> Sample:
+        """See `DrawerEnv.capture`."""
+        return self.start_capture(render)()
+
+    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
+        """See `DrawerEnv.start_capture`: pictures are copied while the simulation goes on."""
+        host = {name: self._to_host(tensor) for name, tensor in self._sample_tensors().items()}
+        host |= {"sim_state": self._to_host(self._device_state()), "extrinsics": self._to_host(self._extrinsics())}
+        overflow = self._to_host(self._view["overflow"])
+        color = self._draw() if render and self.cameras else None
+        arrived = torch.cuda.Event() if self._on_gpu else None
+        if arrived is not None:
+            arrived.record(self._copying if color is not None else torch.cuda.current_stream())
+
+        def finish() -> Sample:
+            if arrived is not None:
+                arrived.synchronize()
+            _check_overflow(overflow.numpy())
+            arrays = {name: tensor.numpy() for name, tensor in host.items()}
+            return Sample(color=None if color is None else color.numpy(), **arrays)
+
+        return finish
+
+    def _draw(self) -> torch.Tensor:
+        """Render and begin to copy; (N, C, H, W, 3) uint8 on the host."""
+        if not self._on_gpu:
+            self._launch_render()
+            return self._to_host(self._rgb)
+        here = torch.cuda.current_stream()
+        here.wait_stream(self._copying)  # the last picture has left
+        self._launch_render()
+        self._copying.wait_stream(here)
+        with torch.cuda.stream(self._copying):
+            return self._to_host(self._rgb)
+
+    def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """A copy in pinned memory of torch's pool, which is used again once nobody holds it; arrives later."""
+        if not self._on_gpu:
+            return tensor.clone()
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+    def get_state(self) -> np.ndarray:
+        """See `DrawerEnv.get_state`."""
+        return self._device_state().cpu().numpy()
+
+    def set_state(self, state: np.ndarray) -> None:
+        """See `DrawerEnv.set_state`."""
+        size = self._rows.shape[1]
+        wp.to_torch(self._rows).copy_(torch.as_tensor(state[:, :size], dtype=torch.float32))
+        self._launch_set_state()
+        self._set_task_state(torch.as_tensor(state[:, size:], device=self.device))
+        self._set_friction()
+        self._launch_kinematics()
+        self._refresh()
+
+    def describe(self) -> dict[str, Any]:
+        """See `DrawerEnv.describe`."""
+        gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self._on_gpu else {}
+        packages = {"mujoco": mujoco.__version__, "mujoco_warp": mjw.__version__, "warp": wp.__version__}
+        return {"simulator": "mujoco_warp", **packages, **gpu}
+
+    def close(self) -> None:
+        """Wait for what the GPU still does."""
+        wp.synchronize()
+
+    def __enter__(self) -> MujocoWarpDrawerEnv:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _advance(self, target: torch.Tensor) -> None:
+        self._view["ctrl"][:, self._drives] = target
+        self._launch_advance()
+
+    def _read_state(self) -> DrawerState:
+        view, site = self._view, {name: self._view["site_xpos"][:, i].clone() for name, i in self._sites.items()}
+        return DrawerState(
+            joint_pos=view["qpos"][:, self._joint_qpos],
+            joint_vel=view["qvel"][:, self._joint_qvel],
+            drawer_pos=view["qpos"][:, self._drawer.qposadr[0]].clone(),
+            drawer_vel=view["qvel"][:, self._drawer.dofadr[0]].clone(),
+            tcp_pos=site["tcp"],
+            tcp_rot=view["site_xmat"][:, self._sites["tcp"]].clone(),
+            handle_pos=site["handle"],
+            left_finger_pos=site["leftfinger"],
+            right_finger_pos=site["rightfinger"],
+        )
+
+    def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
+        view = self._view
+        for name in ("time", "qvel", "qacc_warmstart", "overflow"):
+            view[name][env_ids] = 0
+        view["qpos"][env_ids] = self._qpos0
+        view["qpos"][env_ids[:, None], self._joint_qpos] = joint_pos
+        view["ctrl"][env_ids[:, None], self._drives] = joint_pos
+        self._launch_kinematics()
+
+    def _device_state(self) -> torch.Tensor:
+        """What `get_state` returns, on the device."""
+        self._launch_get_state()
+        return torch.cat([wp.to_torch(self._rows).double(), self._task_state()], dim=1)
+
+    def _extrinsics(self) -> torch.Tensor:
+        """`T_world_cam`, (N, C, 4, 4) float64."""
+        pose = torch.zeros(self.num_envs, len(self.cameras), 4, 4, dtype=torch.float64, device=self.device)
+        pose[..., :3, :3] = self._view["cam_xmat"][:, self._camera_ids].double() * self._opencv
+        pose[..., :3, 3] = self._view["cam_xpos"][:, self._camera_ids]
+        pose[..., 3, 3] = 1
+        return pose
+
+    def _set_friction(self) -> None:
+        self._friction[:, self._handle, 0] = self.handle_friction.float()
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    def _indices(self, indices: list[int]) -> torch.Tensor:
+        return torch.tensor(indices, dtype=torch.long, device=self.device)
+
+
+def _check_overflow(overflow: np.ndarray) -> None:
+    full = overflow & int(_BUFFERS)
+    if full.any():
+        env = int(np.flatnonzero(full)[0])
+        names = ", ".join(str(flag.name) for flag in mjw.OverflowType(int(full[env])))
+        raise SimulatorError(
+            f"MuJoCo Warp dropped contacts of env {env} ({names}); raise _CONTACTS and _CONSTRAINTS of {__file__}"
+        )
+
+
+def _announce_compilation() -> None:
+    """Say what takes so long, where Warp has not compiled MuJoCo's kernels before."""
+    wp.init()
+    cache = Path(str(wp.config.kernel_cache_dir))
+    if not any(cache.glob("wp_mujoco_warp*")):
+        print(f"compiling MuJoCo Warp's kernels, about 80 s; they are kept in {cache}", file=sys.stderr, flush=True)
