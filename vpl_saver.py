@@ -97,9 +97,11 @@ class VPLSaver:
             self._read_missing_rows()
         self._round = self._step = 0
         self._metadata_due = 0.0
+        bytes_per_env = cfg.batch_bytes // cfg.num_envs
         self._pool = WriterPool(
             functools.partial(EpisodeWriter, cfg), cfg.writer_workers, cfg.use_processes,
-            slots=max(1, QUEUE_BYTES // cfg.batch_bytes), frame_bytes=cfg.batch_bytes,
+            slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
+            frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
         )  # fmt: skip
         self.write_metadata()
 
@@ -220,7 +222,8 @@ class VPLSaver:
 
     def _submit(self, items: list[Any], frames: np.ndarray | None) -> None:
         try:
-            self.episodes += self._pool.submit(items, frames)
+            parts = [None if frames is None else frames[part] for part in self._parts()]
+            self.episodes += self._pool.submit(items, parts)
             if time.monotonic() > self._metadata_due:
                 self.write_metadata()
         except (WorkerError, OSError) as error:
@@ -275,7 +278,7 @@ class EpisodeWriter:
                 continue
             if env not in self._open:
                 self._open[env] = EpisodeFile(self._cfg, self._encoder, self._segments[i], item.round, env)
-            color = None if frames is None else frames[env]
+            color = None if frames is None else frames[i]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
         return []
 

@@ -1,11 +1,12 @@
 """A bounded pool of threads or processes that handle batches of frames; knows nothing of what they do with them.
 
-    pool = WriterPool(make_handler, workers=2, use_processes=False, slots=4, frame_bytes=0)
-    pool.submit([item_0, item_1], frames)      # an item a worker; waits while the pool is full
+    pool = WriterPool(make_handler, workers=2, use_processes=False, slots=4, frame_bytes=[0, 0])
+    pool.submit([item_0, item_1], [frames_0, frames_1])      # each worker its own; waits for those that are full
     pool.close()
 
-Threads share the arrays. Processes read them from a ring of shared memory, into which `submit` copies; they go around
-the GIL and HDF5's global lock, which bind from the third worker on (benchmarks/README.md).
+Threads share the arrays. Processes read them from shared memory, in which each has slots of its own, so that none
+waits for another; they go around the GIL and HDF5's global lock, which bind from the third worker on
+(benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class WriterPool:
     """Hands items to all workers and gathers their results."""
 
     def __init__(
-        self, make_handler: MakeHandler, workers: int, use_processes: bool, slots: int, frame_bytes: int
+        self, make_handler: MakeHandler, workers: int, use_processes: bool, slots: int, frame_bytes: Sequence[int]
     ) -> None:
         """Start the workers.
 
@@ -56,23 +57,26 @@ class WriterPool:
             make_handler: makes a worker's handler, in the worker.
             workers: how many.
             use_processes: processes with shared memory instead of threads.
-            slots: items that may wait.
-            frame_bytes: size of the largest `frames`.
+            slots: items that may wait for each worker, with the one that it works on.
+            frame_bytes: size of each worker's largest `frames`.
         """
-        self.wait_s = 0.0
-        """Seconds that `submit` waited for a worker."""
         make = _Processes if use_processes else _Threads
         self._workers: _Threads | _Processes = make(make_handler, workers, slots, frame_bytes)
 
-    def submit(self, items: Sequence[Any], frames: np.ndarray | None = None) -> list[Any]:
-        """Hand over an item a worker, waiting while the pool is full; returns the workers' results since the last call.
+    @property
+    def wait_s(self) -> float:
+        """Seconds that `submit` waited for a worker."""
+        return self._workers.wait_s
+
+    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
+        """Hand an item and its frames to each worker, waiting for those whose slots are full.
+
+        Returns:
+            The workers' results since the last call.
 
         Raises:
             WorkerError: a worker failed or died.
         """
-        start = time.monotonic()
-        self._workers.wait_for_slot()
-        self.wait_s += time.monotonic() - start
         return self._workers.submit(items, frames)
 
     def close(self) -> list[Any]:
@@ -92,28 +96,28 @@ class WriterPool:
 
 
 class _Threads:
-    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: int) -> None:
-        self._free = threading.Semaphore(slots)
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, _frame_bytes: Sequence[int]) -> None:
+        self.wait_s = 0.0
+        self._free = [threading.Semaphore(slots) for _ in range(workers)]
         self._queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(workers)]
         self._results: queue.SimpleQueue = queue.SimpleQueue()
         self._error: Exception | None = None
         self._stopped = False
         self._threads = [
-            threading.Thread(target=self._work, args=(make_handler, i, q), name=f"writer-{i}", daemon=True)
-            for i, q in enumerate(self._queues)
+            threading.Thread(target=self._work, args=(make_handler, i), name=f"writer-{i}", daemon=True)
+            for i in range(workers)
         ]
         for thread in self._threads:
             thread.start()
 
-    def wait_for_slot(self) -> None:
+    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
+        for free, q, item, part in zip(self._free, self._queues, items, frames, strict=True):
+            self._raise_error()
+            start = time.monotonic()
+            free.acquire()
+            self.wait_s += time.monotonic() - start
+            q.put((item, part))
         self._raise_error()
-        self._free.acquire()
-
-    def submit(self, items: Sequence[Any], frames: np.ndarray | None) -> list[Any]:
-        self._raise_error()
-        pending = _CountDown(len(self._queues), self._free)
-        for q, item in zip(self._queues, items, strict=True):
-            q.put((item, frames, pending))
         return self._drain()
 
     def finish(self) -> list[Any]:
@@ -131,10 +135,10 @@ class _Threads:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, make_handler: MakeHandler, index: int, items: queue.SimpleQueue) -> None:
+    def _work(self, make_handler: MakeHandler, index: int) -> None:
         handler = make_handler(index)
-        while (entry := items.get()) is not None:
-            item, frames, pending = entry
+        while (entry := self._queues[index].get()) is not None:
+            item, frames = entry
             if self._error is None and not self._stopped:
                 try:
                     for result in handler.handle(item, frames):
@@ -142,7 +146,7 @@ class _Threads:
                 except Exception as error:  # raised again in the stepping thread
                     self._error = error
             del entry, item, frames  # or the last batch would stay in memory until the next comes
-            pending.count()
+            self._free[index].release()
         handler.abandon()
 
     def _raise_error(self) -> None:
@@ -153,31 +157,20 @@ class _Threads:
         return [self._results.get() for _ in range(self._results.qsize())]
 
 
-class _CountDown:
-    """Frees a slot when the last worker is done with it."""
-
-    def __init__(self, count: int, free: threading.Semaphore) -> None:
-        self._count, self._free, self._lock = count, free, threading.Lock()
-
-    def count(self) -> None:
-        with self._lock:
-            self._count -= 1
-            if self._count == 0:
-                self._free.release()
-
-
 class _Processes:
     """Started as programs of their own: multiprocessing would import the caller's script, torch and all, in each."""
 
-    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: int) -> None:
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: Sequence[int]) -> None:
+        self.wait_s = 0.0
         self._frame_bytes = frame_bytes
+        self._starts = [slots * sum(frame_bytes[:index]) for index in range(workers)]
+        """Where each worker's slots begin in the shared memory."""
+        self._slots = slots
+        self._free = [list(range(slots)) for _ in range(workers)]
         # anonymous: gone with its last user, however that ends, and not bound by the size of /dev/shm
         descriptor = os.memfd_create("frames")
-        os.ftruncate(descriptor, max(1, slots * frame_bytes))
+        os.ftruncate(descriptor, max(1, slots * sum(frame_bytes)))
         self._memory = mmap.mmap(descriptor, 0)
-        self._users = [0] * slots
-        """How many workers have yet to finish with each slot."""
-        self._slot = 0
         self._results: list[Any] = []
         self._pipes: list[Connection] = []
         self._processes: list[subprocess.Popen] = []
@@ -189,29 +182,33 @@ class _Processes:
             theirs.close()  # so that its death is the end of our pipe
             self._pipes.append(ours)
             self._send(index, sys.path)  # before what needs it to be unpickled
-            self._send(index, (make_handler, index, frame_bytes))
+            self._send(index, (make_handler, index))
         os.close(descriptor)
 
-    def wait_for_slot(self) -> None:
+    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
         self._receive(timeout=0)
-        while 0 not in self._users:
-            self._receive(timeout=None)
-        self._slot = self._users.index(0)
-
-    def submit(self, items: Sequence[Any], frames: np.ndarray | None) -> list[Any]:
-        shape = None
-        if frames is not None:
-            shape = frames.shape
-            start = self._slot * self._frame_bytes
-            np.ndarray(shape, frames.dtype, self._memory, start)[:] = frames
-        self._users[self._slot] = len(self._pipes)
-        for index, item in enumerate(items):
-            self._send(index, (self._slot, item, shape))
+        waiting = list(range(len(self._pipes)))
+        while waiting:
+            for index in [index for index in waiting if self._free[index]]:
+                self._give(index, items[index], frames[index])
+                waiting.remove(index)
+            if waiting:
+                start = time.monotonic()
+                self._receive(timeout=None)
+                self.wait_s += time.monotonic() - start
         results, self._results = self._results, []
         return results
 
+    def _give(self, index: int, item: Any, frames: np.ndarray | None) -> None:
+        """Copy the frames into a free slot of a worker and tell it."""
+        slot = self._free[index].pop()
+        start = self._starts[index] + slot * self._frame_bytes[index]
+        if frames is not None:
+            np.ndarray(frames.shape, frames.dtype, self._memory, start)[:] = frames
+        self._send(index, (slot, item, start, None if frames is None else frames.shape))
+
     def finish(self) -> list[Any]:
-        while any(self._users):
+        while any(len(free) < self._slots for free in self._free):
             self._receive(timeout=None)
         return self._results
 
@@ -238,20 +235,20 @@ class _Processes:
                 message = self._pipes[index].recv()
             except (EOFError, OSError):
                 self._report_death(index)
-            self._take(*message)
+            self._take(index, *message)
 
-    def _take(self, kind: str, value: Any) -> None:
+    def _take(self, index: int, kind: str, value: Any) -> None:
         if kind == "error":
             raise WorkerError(value)
         if kind == "result":
             self._results.append(value)
         else:
-            self._users[value] -= 1
+            self._free[index].append(value)
 
     def _report_death(self, index: int) -> NoReturn:
         with suppress(EOFError, OSError):
             while self._pipes[index].poll():
-                self._take(*self._pipes[index].recv())  # its last words may say why
+                self._take(index, *self._pipes[index].recv())  # its last words may say why
         try:
             code = self._processes[index].wait(timeout=5)
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
@@ -272,12 +269,12 @@ def _process_main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stepping process decides
     pipe, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
     sys.path[:] = pipe.recv()
-    make_handler, index, frame_bytes = pipe.recv()
+    make_handler, index = pipe.recv()
     handler = make_handler(index)
     try:
         while True:
-            slot, item, shape = pipe.recv()
-            frames = None if shape is None else np.ndarray(shape, np.uint8, memory, slot * frame_bytes)
+            slot, item, start, shape = pipe.recv()
+            frames = None if shape is None else np.ndarray(shape, np.uint8, memory, start)
             for result in handler.handle(item, frames):
                 pipe.send(("result", result))
             del frames

@@ -1,67 +1,263 @@
-"""How much of the simulator's speed collecting keeps: the bare step-and-render loop and the collector, side by side.
+"""What collecting is bound by: the simulator with its cameras, the writers, and both together, by envs and sizes.
 
-    python benchmarks/collect.py --num_envs 20 --steps 60 --repetitions 5
+    python benchmarks/collect.py --num_envs 20
+    python benchmarks/collect.py --simulator mujoco_warp --num_envs 64 256 1024 --sizes 160x120 320x240
 
-Both run the shipped policy with overview and wrist camera in one process on the same envs, by turns, so that a machine
-whose speed drifts slows both. Collecting is timed until the last episode is on disk.
+Both cameras, the shipped policy, HDF5 with gzip and MP4. Each round is timed three ways by turns, so that a machine
+whose speed drifts slows all alike: simulating and rendering without a saver; the saver alone, fed with rendered frames;
+and collecting, until the last episode is on disk. The split: seconds of a control step in physics with the policy, in
+rendering with the way to the host, of which the copy; CPU milliseconds of a frame in encoding and in writing.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
+import json
+import os
+import resource
+import shutil
 import statistics
 import sys
 import tempfile
 import time
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from workload import collecting_job, size_parser
-
+import collect_flags
 import collect_tiled_with_checkpoint as collector
-from simulators import DrawerEnv, load, round_seed
+from simulators import DrawerEnv, Sample, load, round_seed
+from vpl_episode import deflate
 from vpl_saver import VPLSaver
+from vpl_video import SegmentEncoder
+
+CLIP_BYTES = 4 << 30
+"""At most this much of rendered frames is kept to feed the saver alone."""
+COLUMNS = {
+    "num_envs": "envs", "size": "size", "physics_ms": "physics ms", "render_ms": "rendering ms", "copy_ms": "copy ms",
+    "encode_cpu_ms": "encode CPU-ms/frame", "write_cpu_ms": "write CPU-ms/frame", "simulate": "simulator frames/s",
+    "write": "writers frames/s", "collect": "collecting frames/s", "of_bound": "of the bound", "waiting": "waiting",
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = size_parser(__doc__, repetitions=5).parse_args(argv)
+    args = parse_args(argv)
     torch.set_num_threads(1)
-    never = collector.StopSignal()
-    rates: dict[str, list[float]] = {"step and render": [], "collect": []}
-    with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
-        job = collecting_job(args, Path(folder))
-        cfg = collector.simulator_cfg(job)
-        frames = job.num_envs * job.steps * len(job.cameras)
-        with load(job.simulator)(cfg) as env:
-            print(f"{frames} frames a run at {job.width}x{job.height}, {env.describe()}")
-            step_and_render(env, job.policy, 3)  # warm-up
-            for repetition in range(args.repetitions):
-                start = time.perf_counter()
-                step_and_render(env, job.policy, job.steps)
-                rates["step and render"].append(frames / (time.perf_counter() - start))
-                job.robot_name = f"repetition{repetition}"
-                start = time.perf_counter()
-                with contextlib.redirect_stdout(io.StringIO()), VPLSaver(collector.dataset_cfg(job, env)) as saver:
-                    collector.collect(env, job.policy, saver, 1, job.steps, collector.progress_bar(job), never)
-                rates["collect"].append(frames / (time.perf_counter() - start))
-    for name, values in rates.items():
-        print(f"{name:<16} {statistics.median(values):7.1f} frames/s  (runs: {', '.join(f'{v:.0f}' for v in values)})")
-    ratios = [b / a for a, b in zip(rates["step and render"], rates["collect"], strict=True)]
-    print(f"{'ratio':<16} {statistics.median(ratios):7.3f}  (runs: {', '.join(f'{r:.3f}' for r in ratios)})")
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    rows, machine = [], {"cores": len(os.sched_getaffinity(0))}
+    for size in args.sizes:
+        for num_envs in args.num_envs:
+            with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
+                job = collecting_job(args, num_envs, size, Path(folder))
+                with load(job.simulator)(collector.simulator_cfg(job)) as env:
+                    machine |= env.describe()
+                    rows.append({"num_envs": num_envs, "size": size, **measure(env, job, args.repetitions)})
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+    print(f"{machine}\n\n{table(rows)}")
+    settings = {"steps": args.steps, "repetitions": args.repetitions, "samples_per_pixel": args.samples_per_pixel}
+    if args.results:
+        args.results.write_text(json.dumps({"machine": machine, "arguments": settings, "rows": rows}, indent=1))
+    if args.chart:
+        draw(rows, args.chart)
     return 0
 
 
-def step_and_render(env: DrawerEnv, policy: torch.nn.Module, steps: int) -> None:
+def collecting_job(args: argparse.Namespace, num_envs: int, size: str, data_root: Path) -> argparse.Namespace:
+    """The collector's arguments for one round."""
+    width, height = size.split("x")
+    flags = f"--simulator {args.simulator} --num_envs {num_envs} --num_episodes 1 --steps {args.steps}"
+    flags += f" --width {width} --height {height} --samples_per_pixel {args.samples_per_pixel}"
+    workers = [] if args.writer_workers is None else ["--writer_workers", str(args.writer_workers)]
+    return collect_flags.parse_args([*flags.split(), *workers, "--enable_wrist_camera", "--data_root", str(data_root)])
+
+
+def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[str, float]:
+    """Medians for one number of envs and one size."""
+    policy = job.policy.to(env.device)
+    frames = job.num_envs * job.steps * len(job.cameras)
+    simulate(env, policy, 3, render=True)  # warm-up
+    clip = record_clip(env, policy, job)
+    runs: dict[str, list[float]] = {name: [] for name in ("physics", "simulate", "write", "collect", "waiting")}
+    writer_cpu = []
+    for repetition in range(repetitions):
+        runs["physics"].append(timed(simulate, env, policy, job.steps, render=False))
+        runs["simulate"].append(timed(simulate, env, policy, job.steps, render=True))
+        job.robot_name = f"writers{repetition}"
+        cpu = children_cpu_s()
+        with saver_of(env, job) as (saver, root):
+            runs["write"].append(timed(feed, saver, clip, job))
+        writer_cpu.append(children_cpu_s() - cpu)
+        shutil.rmtree(root)
+        job.robot_name = f"collector{repetition}"
+        with saver_of(env, job) as (saver, root):
+            runs["collect"].append(timed(collect, env, policy, saver, job))
+        runs["waiting"].append(saver.writer_wait_s / runs["collect"][-1])
+        shutil.rmtree(root)
+    medians = {name: statistics.median(values) for name, values in runs.items()}
+    encode_ms = encoding_cpu_ms(clip, job)
+    rates = {name: frames / medians[name] for name in ("simulate", "write", "collect")}
+    return {
+        "physics_ms": 1e3 * medians["physics"] / job.steps,
+        "render_ms": 1e3 * (medians["simulate"] - medians["physics"]) / job.steps,
+        "copy_ms": 1e3 * copy_s(env, clip[0]),
+        "encode_cpu_ms": encode_ms,
+        "write_cpu_ms": max(0.0, 1e3 * statistics.median(writer_cpu) / frames - encode_ms),
+        **rates,
+        "of_bound": rates["collect"] / min(rates["simulate"], rates["write"]),
+        "waiting": medians["waiting"],
+    }
+
+
+def timed(work: Any, *args: Any, **kwargs: Any) -> float:
+    start = time.perf_counter()
+    work(*args, **kwargs)
+    return time.perf_counter() - start
+
+
+def simulate(env: DrawerEnv, policy: torch.nn.Module, steps: int, render: bool) -> None:
     """The collector's loop without the saver."""
     with torch.inference_mode():
         obs = env.reset(round_seed(42, 0))
         for _ in range(steps):
-            env.capture()
+            finish = env.start_capture(render=render)
             obs, *_ = env.step(policy(obs["policy"]))
+            finish()
+
+
+def record_clip(env: DrawerEnv, policy: torch.nn.Module, job: argparse.Namespace) -> list[Sample]:
+    """Consecutive samples with images, as many as fit."""
+    most = CLIP_BYTES // (job.num_envs * len(job.cameras) * job.width * job.height * 3)
+    clip = []
+    with torch.inference_mode():
+        obs = env.reset(round_seed(42, 0))
+        for _ in range(max(1, min(job.steps, most))):
+            clip.append(env.capture())
+            obs, *_ = env.step(policy(obs["policy"]))
+    return clip
+
+
+@contextlib.contextmanager
+def saver_of(env: DrawerEnv, job: argparse.Namespace) -> Any:
+    """A saver as the collector makes it, and its folder; closed within the time that is measured."""
+    cfg = collector.dataset_cfg(job, env)
+    saver = VPLSaver(cfg)
+    yield saver, cfg.root
+
+
+def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
+    """Store a round of recorded samples, forwards and backwards, and wait until it is on disk."""
+    everyone, action = np.ones(job.num_envs, bool), np.zeros((job.num_envs, 8), np.float32)
+    there_and_back = [*clip, *clip[-2:0:-1]]
+    saver.begin_round(0)
+    for step in range(job.steps):
+        sample = there_and_back[step % len(there_and_back)]
+        saver.store(sample, action, sample.joint_pos, action[:, 0], everyone)
+    saver.end_episodes(everyone, ~everyone, everyone)
+    saver.close()
+
+
+def collect(env: DrawerEnv, policy: torch.nn.Module, saver: VPLSaver, job: argparse.Namespace) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        never = collector.StopSignal()
+        collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
+        saver.close()
+
+
+def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
+    """CPU time of deflating, converting and encoding a frame, in one thread, of at most 60 frames of one env."""
+    encoder = SegmentEncoder(job.width, job.height, Fraction(60))
+    images = [
+        sample.color[0, camera]
+        for camera in range(len(job.cameras))
+        for sample in clip[:30]
+        if sample.color is not None
+    ]
+    segment = encoder.new_segment(len(images))
+    start = time.thread_time()
+    for image, yuv in zip(images, segment, strict=True):
+        deflate.compress(image, 1)
+        encoder.to_yuv(image, out=yuv)
+    encoder.encode(segment)
+    return 1e3 * (time.thread_time() - start) / len(images)
+
+
+def copy_s(env: DrawerEnv, sample: Sample) -> float:
+    """Seconds to bring a batch of images to the host; 0 where they are born there."""
+    if env.device.type == "cpu" or sample.color is None:
+        return 0.0
+    there = torch.empty(sample.color.shape, dtype=torch.uint8, device=env.device)
+    here = torch.empty(sample.color.shape, dtype=torch.uint8, pin_memory=True)
+    torch.cuda.synchronize()
+    return min(timed(lambda: (here.copy_(there, non_blocking=True), torch.cuda.synchronize())) for _ in range(5))
+
+
+def children_cpu_s() -> float:
+    """CPU time of this process and of the writers that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table."""
+    lines = [" | ".join(COLUMNS.values()), " | ".join("---" for _ in COLUMNS)]
+    for row in rows:
+        cells = []
+        for name in COLUMNS:
+            value = row[name]
+            share = name in ("of_bound", "waiting")
+            cells.append(
+                f"{value:.0%}"
+                if share
+                else str(value)
+                if not isinstance(value, float)
+                else f"{value:.3g}"
+                if value < 100
+                else f"{value:.0f}"
+            )
+        lines.append(" | ".join(cells))
+    return "\n".join(f"| {line} |" for line in lines)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Bars of the three rates, a group a row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(8, 3.2), constrained_layout=True)
+    names = {"simulate": "simulator and cameras alone", "write": "writers alone", "collect": "collecting"}
+    for i, (name, label) in enumerate(names.items()):
+        axis.bar(np.arange(len(rows)) + 0.27 * (i - 1), [row[name] for row in rows], 0.25, label=label)
+    axis.set_xticks(range(len(rows)), [f"{row['num_envs']} envs\n{row['size']}" for row in rows])
+    axis.set(ylabel="frames/s", yscale="log")
+    axis.grid(axis="y", alpha=0.3)
+    axis.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--simulator", default="mujoco")
+    parser.add_argument("--num_envs", type=int, nargs="+", default=[20])
+    parser.add_argument("--sizes", nargs="+", default=["320x240"], metavar="WxH")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--samples_per_pixel", type=int, default=1)
+    parser.add_argument("--writer_workers", type=int, default=None, help="the collector's default otherwise")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--data_root", type=Path, default=None, help="folder for files, removed afterwards")
+    parser.add_argument("--results", type=Path, default=None, help="JSON to write")
+    parser.add_argument("--chart", type=Path, default=None, help="PNG to write")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

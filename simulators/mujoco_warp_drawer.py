@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import mujoco
-import mujoco_warp as mjw
 import numpy as np
 import torch
 import warp as wp
 
+wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line for each of hundreds of kernels
+import mujoco_warp as mjw
+
 from simulators import Sample, SimulatorCfg, SimulatorError
 from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
 from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv
+from simulators.warp_kernels import hold_limits, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -38,36 +41,6 @@ _BUFFERS = (
 """Of what MuJoCo Warp reports: contacts were dropped, so the motion is wrong."""
 
 
-@wp.kernel
-def _hold_limits(
-    qpos_address: wp.array[int],
-    qvel_address: wp.array[int],
-    low: wp.array[float],
-    high: wp.array[float],
-    limit: wp.array[float],
-    dt: float,
-    qpos: wp.array2d[float],
-    qvel: wp.array2d[float],
-):  # type: ignore[no-untyped-def]
-    """`drawer_scene.hold_limits` for (envs, joints)."""
-    env, joint = wp.tid()
-    position, velocity = qpos_address[joint], qvel_address[joint]
-    speed = qvel[env, velocity]
-    held = wp.clamp(speed, -limit[joint], limit[joint])
-    qpos[env, position] = wp.clamp(qpos[env, position] + (held - speed) * dt, low[joint], high[joint])
-    qvel[env, velocity] = held
-
-
-@wp.kernel
-def _pack_rgb(pixels: wp.array2d[wp.uint32], rgb: wp.array3d[wp.uint8]):  # type: ignore[no-untyped-def]
-    """The renderer's pixels (B, G, R, A in the bytes of a number) as contiguous R, G, B."""
-    env, pixel = wp.tid()
-    value = pixels[env, pixel]
-    rgb[env, pixel, 0] = wp.uint8((value >> wp.uint32(16)) & wp.uint32(255))
-    rgb[env, pixel, 1] = wp.uint8((value >> wp.uint32(8)) & wp.uint32(255))
-    rgb[env, pixel, 2] = wp.uint8(value & wp.uint32(255))
-
-
 class MujocoWarpDrawerEnv(DrawerTaskEnv):
     """See `simulators.DrawerEnv`."""
 
@@ -78,7 +51,6 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._on_gpu = self.device.type == "cuda"
         if self._on_gpu and not torch.cuda.is_available():
             raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
-        wp.config.quiet = True
         wp.set_device(cfg.device)
         _announce_compilation()
         if self._on_gpu:
@@ -118,17 +90,15 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def _make_graphs(self) -> None:
         """What a step, a change of state and a picture launch; compiles what is not in Warp's cache."""
         model, data, rows = self._model, self._data, self._rows
-        qpos_address, qvel_address = (
-            wp.array(indices.cpu().numpy(), dtype=int) for indices in (self._joint_qpos, self._joint_qvel)
-        )
-        low, high, limit = (wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT))
+        addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
+        limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
 
         def advance() -> None:
             for _ in range(_SUBSTEPS):
                 mjw.step(model, data)
                 wp.launch(
-                    _hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
-                    inputs=[qpos_address, qvel_address, low, high, limit, PHYSICS_DT], outputs=[data.qpos, data.qvel],
+                    hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
+                    inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
                 )  # fmt: skip
             mjw.fwd_kinematics(model, data)
 
@@ -155,7 +125,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         def render() -> None:
             mjw.refit_bvh(self._model, self._data, context)
             mjw.render(self._model, self._data, context)
-            wp.launch(_pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data], outputs=[rgb])
+            wp.launch(pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data], outputs=[rgb])
 
         return render
 

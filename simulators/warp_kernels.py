@@ -1,0 +1,34 @@
+"""Kernels of mujoco_warp_drawer.py in Warp's language, which is Python's only by its letters."""
+# mypy: ignore-errors
+
+import warp as wp
+
+
+@wp.kernel
+def hold_limits(
+    qpos_address: wp.array[int],
+    qvel_address: wp.array[int],
+    low: wp.array[float],
+    high: wp.array[float],
+    limit: wp.array[float],
+    dt: float,
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+):
+    """`drawer_scene.hold_limits` for (envs, joints)."""
+    env, joint = wp.tid()
+    position, velocity = qpos_address[joint], qvel_address[joint]
+    speed = qvel[env, velocity]
+    held = wp.clamp(speed, -limit[joint], limit[joint])
+    qpos[env, position] = wp.clamp(qpos[env, position] + (held - speed) * dt, low[joint], high[joint])
+    qvel[env, velocity] = held
+
+
+@wp.kernel
+def pack_rgb(pixels: wp.array2d[wp.uint32], rgb: wp.array3d[wp.uint8]):
+    """The renderer's pixels (from the low byte B, G, R, A) as contiguous R, G, B; for (envs, pixels of all cameras)."""
+    env, pixel = wp.tid()
+    value = pixels[env, pixel]
+    rgb[env, pixel, 0] = wp.uint8((value >> wp.uint32(16)) & wp.uint32(255))
+    rgb[env, pixel, 1] = wp.uint8((value >> wp.uint32(8)) & wp.uint32(255))
+    rgb[env, pixel, 2] = wp.uint8(value & wp.uint32(255))
