@@ -87,7 +87,9 @@ def train(args: argparse.Namespace) -> int:
     """Train, report and save."""
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
     torch.manual_seed(args.seed)
-    cfg = SimulatorCfg(task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device)
+    cfg = SimulatorCfg(
+        task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device, deterministic=False
+    )  # fmt: skip
     agent_cfg = {**AGENT_CFG, "seed": args.seed}
     print(
         f"training on {args.simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True

@@ -36,8 +36,9 @@ def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) ->
         return
     for camera in range(color.shape[1]):
         try:
-            images = color[:, camera, ::STRIDE, ::STRIDE]
-        except OSError:
+            # a row at a time: HDF5 is four times slower with the stride in its own selection
+            images = np.stack([color[row, camera][::STRIDE, ::STRIDE] for row in range(len(color))])
+        except (OSError, ValueError):  # the second: there are no rows
             yield None, f"color of camera_{camera} cannot be read: a chunk is damaged"
             continue
         name = f"camera_{camera}"

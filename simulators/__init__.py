@@ -124,6 +124,8 @@ class SimulatorCfg:
     """Distance between the envs' origins in m, where they share one world."""
     light: float = 1.0
     """Brightness, as a multiple of the scene's own light."""
+    deterministic: bool = True
+    """MuJoCo Warp: repeat itself bit by bit; without, physics is up to 20 times as fast (sums in any order)."""
     samples_per_pixel: int = 1
     """MuJoCo Warp: rays a pixel, a square number; more smooth the edges."""
     shadows: bool = False

@@ -7,6 +7,7 @@ cabinet/cabinet_env_cfg.py, "mdp" its mdp/rewards.py. What differs is marked "De
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ REWARD_WEIGHTS = {  # cfg:202-242; each is multiplied by CONTROL_DT
 }
 
 
+@functools.cache
+def _constant(values: tuple, device: torch.device) -> torch.Tensor:
+    """A float32 tensor that is made once: bringing it to a GPU would wait for all that the GPU has to do."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
 @dataclass(frozen=True)
 class DrawerState:
     """What observations and rewards are made of; float32 tensors, positions in the env frame."""
@@ -77,7 +85,7 @@ class DrawerState:
 
 def observations(state: DrawerState, last_action: torch.Tensor) -> torch.Tensor:
     """The policy's 31 observations, (N, 31) float32, in the order of OBS_TERMS."""
-    default = state.joint_pos.new_tensor(DEFAULT_JOINT_POS)
+    default = _constant(DEFAULT_JOINT_POS, state.joint_pos.device)
     return torch.cat(
         [
             state.joint_pos - default,
@@ -98,7 +106,7 @@ def reward_terms(state: DrawerState, action: torch.Tensor, last_action: torch.Te
     left_z, right_z = state.left_finger_pos[:, 2], state.right_finger_pos[:, 2]
     graspable = ((right_z < handle_z) & (left_z > handle_z)).float()
     approach = (1 / (1 + distance**2)) ** 2
-    handle_x, handle_y, _ = state.tcp_rot.new_tensor(HANDLE_AXES)
+    handle_x, handle_y, _ = _constant(HANDLE_AXES, state.tcp_rot.device)
     align_z = state.tcp_rot[:, :, 2] @ -handle_x
     align_x = state.tcp_rot[:, :, 0] @ -handle_y
     drawer = state.drawer_pos
@@ -117,7 +125,7 @@ def reward_terms(state: DrawerState, action: torch.Tensor, last_action: torch.Te
 
 def joint_pos_target(action: torch.Tensor) -> torch.Tensor:
     """What raw actions (N, 8) ask of the drives, (N, 9) rad and m: default + arm action; the gripper by its sign."""
-    default = action.new_tensor(DEFAULT_JOINT_POS)
+    default = _constant(DEFAULT_JOINT_POS, action.device)
     gripper = torch.where(action[:, 7:8] < 0, GRIPPER_CLOSED, GRIPPER_OPEN)
     return torch.cat([default[:7] + action[:, :7], gripper, gripper], dim=1)
 

@@ -23,17 +23,18 @@ import warp as wp
 wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line for each of hundreds of kernels
 import mujoco_warp as mjw
 
-from simulators import Sample, SimulatorCfg, SimulatorError
+from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
 from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
 from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv
 from simulators.warp_kernels import hold_limits, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
-_CONTACTS = 64
-"""Contacts that an env may have on average."""
-_CONSTRAINTS = 256
-"""Constraint rows that an env may have: three a contact, and the joints' limits."""
+_CONTACTS, _CONSTRAINTS = 48, 160
+"""Contacts that an env may have on average, and rows of constraints: three a contact, and the joints' limits. Under
+wild actions 31 and 96 were seen."""
+_TILE_PX = (4, 8)
+"""Height and width of the pixels whose rays a GPU's warp casts together: neighbours meet the same geometry."""
 _BUFFERS = (
     mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ | mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE
     | mjw.OverflowType.CCD | mjw.OverflowType.EPA_HORIZON
@@ -61,7 +62,8 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         self._model = mjw.put_model(self.model, batch_sizes={"geom_friction": cfg.num_envs})
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
-        self._model.opt.deterministic = int(mjw.DeterminismType.ALL)
+        ordered = mjw.DeterminismType.CONTACTS | mjw.DeterminismType.CONSTRAINT
+        self._model.opt.deterministic = int(mjw.DeterminismType.ALL if cfg.deterministic else ordered)
         self._data = mjw.make_data(self.model, nworld=cfg.num_envs, nconmax=_CONTACTS, njmax=_CONSTRAINTS)
         self._bind()
         size = mujoco.mj_stateSize(self.model, mujoco.mjtState(_STATE))
@@ -90,6 +92,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def _make_graphs(self) -> None:
         """What a step, a change of state and a picture launch; compiles what is not in Warp's cache."""
         model, data, rows = self._model, self._data, self._rows
+        self._captured: list[Callable[[], None]] = []
         addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
         limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
 
@@ -100,10 +103,14 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
                     hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
                     inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
                 )  # fmt: skip
-            mjw.fwd_kinematics(model, data)
+            kinematics()
+
+        def kinematics() -> None:
+            mjw.kinematics(model, data)
+            mjw.camlight(model, data)
 
         self._launch_advance = self._graph(advance)
-        self._launch_kinematics = self._graph(lambda: mjw.fwd_kinematics(model, data))
+        self._launch_kinematics = self._graph(kinematics)
         self._launch_get_state = self._graph(lambda: mjw.get_state(model, data, rows, _STATE))
         self._launch_set_state = self._graph(lambda: mjw.set_state(model, data, rows, _STATE))
         if self.cameras:
@@ -116,16 +123,21 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
             self.model, nworld=self.num_envs, cam_res=(camera.width, camera.height), render_rgb=True,
             cam_active=[camera.name for camera in self.cameras], use_shadows=self.cfg.shadows,
             samples_per_pixel=math.isqrt(self.cfg.samples_per_pixel),
+            enable_emission=False, enable_per_light_ambient=False,  # the scene has none
         )  # fmt: skip
-        order = context.cam_id_map.numpy().tolist()
-        assert order == self._camera_ids.tolist(), "the renderer's cameras are in another order"
-        rgb = wp.zeros((self.num_envs, num_cameras * camera.width * camera.height, 3), dtype=wp.uint8)
+        assert context.cam_id_map.numpy().tolist() == self._camera_ids.tolist(), "cameras are in another order"
+        order = np.concatenate([i * camera.width * camera.height + _tiled(camera) for i in range(num_cameras)])
+        for name in ("ray", "ray_offset"):
+            rays = getattr(context, name).numpy().reshape(-1, len(order), 3)
+            setattr(context, name, wp.array(rays[:, order].reshape(-1, 3), dtype=wp.vec3))
+        pixel_of_ray = wp.array(order, dtype=int)
+        rgb = wp.zeros((self.num_envs, len(order), 3), dtype=wp.uint8)
         self._rgb = wp.to_torch(rgb).view(self.num_envs, num_cameras, camera.height, camera.width, 3)
 
         def render() -> None:
             mjw.refit_bvh(self._model, self._data, context)
             mjw.render(self._model, self._data, context)
-            wp.launch(pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data], outputs=[rgb])
+            wp.launch(pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data, pixel_of_ray], outputs=[rgb])
 
         return render
 
@@ -136,6 +148,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
             return work
         with wp.ScopedCapture() as capture:
             work()
+        self._captured.append(work)  # a graph holds addresses, not the arrays that are there
         return lambda: wp.capture_launch(capture.graph)
 
     def capture(self, render: bool = True) -> Sample:
@@ -257,6 +270,13 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
 
     def _indices(self, indices: list[int]) -> torch.Tensor:
         return torch.tensor(indices, dtype=torch.long, device=self.device)
+
+
+def _tiled(camera: CameraCfg) -> np.ndarray:
+    """A camera's pixels (numbered row by row) tile by tile, (H * W,) int."""
+    y, x = np.divmod(np.arange(camera.width * camera.height), camera.width)
+    high, wide = _TILE_PX
+    return np.lexsort((x, y, x // wide, y // high))
 
 
 def _check_overflow(overflow: np.ndarray) -> None:

@@ -25,10 +25,10 @@ def hold_limits(
 
 
 @wp.kernel
-def pack_rgb(pixels: wp.array2d[wp.uint32], rgb: wp.array3d[wp.uint8]):
-    """The renderer's pixels (from the low byte B, G, R, A) as contiguous R, G, B; for (envs, pixels of all cameras)."""
-    env, pixel = wp.tid()
-    value = pixels[env, pixel]
+def pack_rgb(drawn: wp.array2d[wp.uint32], pixel_of_ray: wp.array[int], rgb: wp.array3d[wp.uint8]):
+    """What rays (envs, rays of all cameras) saw, from the low byte B, G, R, A, as the pixels' contiguous R, G, B."""
+    env, ray = wp.tid()
+    value, pixel = drawn[env, ray], pixel_of_ray[ray]
     rgb[env, pixel, 0] = wp.uint8((value >> wp.uint32(16)) & wp.uint32(255))
     rgb[env, pixel, 1] = wp.uint8((value >> wp.uint32(8)) & wp.uint32(255))
     rgb[env, pixel, 2] = wp.uint8(value & wp.uint32(255))

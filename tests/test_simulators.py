@@ -15,20 +15,18 @@ from conftest import BOTH, OVERVIEW, WRIST
 from simulators import CameraCfg, episode_rng, is_installed, round_seed
 from simulators.drawer_scene import JOINT_VEL_LIMIT
 
-ZERO = torch.zeros(2, 8)
-
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:
     """Step with fixed random actions; returns the final state."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
-        env.step(torch.randn(env.num_envs, env.num_actions, generator=generator))
+        env.step(torch.randn(env.num_envs, env.num_actions, generator=generator).to(env.device))
     return env.get_state()
 
 
 def test_members_of_a_vec_env(make_env):
     env = make_env(num_envs=3)
-    obs, reward, dones, extras = env.step(torch.zeros(3, 8))
+    obs, reward, dones, extras = env.step(torch.zeros(3, 8, device=env.device))
     assert (env.num_envs, env.num_actions, env.max_episode_length) == (3, 8, 480)
     assert obs["policy"].shape == (3, 31) and obs["policy"].dtype == torch.float32
     assert reward.shape == dones.shape == extras["time_outs"].shape == (3,)
@@ -95,7 +93,7 @@ def test_env_that_times_out_resets_alone(make_env):
     env.reset(4)
     roll(env, 30)
     env.episode_length_buf[1] = env.max_episode_length - 1
-    *_, dones, extras = env.step(torch.zeros(3, 8))
+    *_, dones, extras = env.step(torch.zeros(3, 8, device=env.device))
     assert dones.tolist() == extras["time_outs"].tolist() == [False, True, False]
     assert env.episode_length_buf.tolist() == [31, 0, 31]
     obs = env.get_observations()["policy"]
@@ -109,7 +107,7 @@ def test_image_after_a_reset_in_mid_round_shows_the_new_state(make_env):
     env.reset(4)
     roll(env, 30)
     env.episode_length_buf[1] = env.max_episode_length - 1
-    env.step(torch.zeros(3, 8))
+    env.step(torch.zeros(3, 8, device=env.device))
     sample = env.capture()
     fresh = make_env(num_envs=3, cameras=BOTH, seed=5)
     fresh.set_state(sample.sim_state)
@@ -157,7 +155,7 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
     for step in range(240):
         if step % 12 == 0:
             action = 2 * torch.randn(16, 8, generator=generator)
-        env.step(action)
+        env.step(action.to(env.device))
         sample = env.capture(render=False)
         assert (np.abs(sample.joint_vel) <= 1.001 * JOINT_VEL_LIMIT).all()
         # the motion, not only what is recorded of it
