@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import collect_flags
 import collect_tiled_with_checkpoint as collector
+from checkpoint_policy import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
 from vpl_episode import deflate
 from vpl_saver import VPLSaver
@@ -164,9 +165,9 @@ def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
     saver.close()
 
 
-def collect(env: DrawerEnv, policy: torch.nn.Module, saver: VPLSaver, job: argparse.Namespace) -> None:
+def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
+    never = collector.StopSignal()
     with contextlib.redirect_stdout(io.StringIO()):
-        never = collector.StopSignal()
         collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
         saver.close()
 
@@ -196,7 +197,12 @@ def copy_s(env: DrawerEnv, sample: Sample) -> float:
     there = torch.empty(sample.color.shape, dtype=torch.uint8, device=env.device)
     here = torch.empty(sample.color.shape, dtype=torch.uint8, pin_memory=True)
     torch.cuda.synchronize()
-    return min(timed(lambda: (here.copy_(there, non_blocking=True), torch.cuda.synchronize())) for _ in range(5))
+
+    def copy() -> None:
+        here.copy_(there, non_blocking=True)
+        torch.cuda.synchronize()
+
+    return min(timed(copy) for _ in range(5))
 
 
 def children_cpu_s() -> float:

@@ -130,7 +130,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         for name in ("ray", "ray_offset"):
             rays = getattr(context, name).numpy().reshape(-1, len(order), 3)
             setattr(context, name, wp.array(rays[:, order].reshape(-1, 3), dtype=wp.vec3))
-        pixel_of_ray = wp.array(order, dtype=int)
+        pixel_of_ray: Any = wp.array(order, dtype=int)
         rgb = wp.zeros((self.num_envs, len(order), 3), dtype=wp.uint8)
         self._rgb = wp.to_torch(rgb).view(self.num_envs, num_cameras, camera.height, camera.width, 3)
 

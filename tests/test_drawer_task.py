@@ -92,7 +92,7 @@ def test_step_rewards_are_scaled_by_the_control_period(make_env):
     env = make_env(num_envs=1)
     env.reset(0)
     action = torch.full((1, 8), 0.3)
-    _, reward, *_ = env.step(action)
+    _, reward, *_ = env.step(action.to(env.device))
     terms = reward_terms(env._state, action, torch.zeros(1, 8))
     assert reward.item() == pytest.approx(CONTROL_DT * sum(REWARD_WEIGHTS[n] * v.item() for n, v in terms.items()))
 

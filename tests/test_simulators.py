@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import spec_from_file_location
 
+import mujoco
 import numpy as np
 import pytest
 import torch
 from conftest import BOTH, OVERVIEW, WRIST
 
-from simulators import CameraCfg, episode_rng, is_installed, round_seed
-from simulators.drawer_scene import JOINT_VEL_LIMIT
+from simulators import CameraCfg, drawer_scene, episode_rng, is_installed, round_seed
+from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:
@@ -139,6 +140,37 @@ def test_wrist_camera_is_rigid_on_the_hand(make_env):
     for eye, view in in_hand:
         assert eye == pytest.approx(expected_eye, abs=1e-5)
         assert view == pytest.approx(expected_view, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("camera", "radius"),
+    [(replace(OVERVIEW, width=320, height=240), 0.03), (replace(WRIST, width=320, height=240), 0.006)],
+)
+def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(make_env, monkeypatch, camera, radius):
+    """Only a ball is drawn, at the tool centre point; its picture's centre against the projected ee_position."""
+    add_camera = drawer_scene._add_camera
+
+    def add_ball_and_hide_the_rest(spec: mujoco.MjSpec, cfg: CameraCfg) -> None:
+        add_camera(spec, cfg)
+        for geom in spec.geoms:
+            geom.group = 4
+        spec.body("hand").add_geom(
+            type=mujoco.mjtGeom.mjGEOM_SPHERE, pos=TCP_OFFSET, size=(radius, 0, 0), rgba=(1, 1, 1, 1), mass=0,
+            contype=0, conaffinity=0,
+        )  # fmt: skip
+
+    monkeypatch.setattr(drawer_scene, "_add_camera", add_ball_and_hide_the_rest)
+    env = make_env(num_envs=16, cameras=(camera,))
+    env.reset(0)
+    off = []
+    for _ in range(3):
+        roll(env, 8)
+        sample = env.capture()
+        for image, point, pose in zip(sample.color[:, 0], sample.ee_position, sample.extrinsics[:, 0], strict=True):
+            at = camera.intrinsics @ pose[:3, :3].T @ (point - pose[:3, 3])
+            y, x = np.nonzero(image.max(axis=-1) > 20)
+            off.append(np.hypot(x.mean() + 0.5 - at[0] / at[2], y.mean() + 0.5 - at[1] / at[2]))
+    assert np.median(off) < 0.2 and max(off) < 0.5, off
 
 
 def test_camera_that_looks_at_itself_is_refused():
