@@ -39,7 +39,7 @@ import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,8 +98,9 @@ class VPLSaver:
         self._round = self._step = 0
         self._metadata_due = 0.0
         bytes_per_env = cfg.batch_bytes // cfg.num_envs
+        # without metadata: torch's version is an object of torch, which each process would import for it
         self._pool = WriterPool(
-            functools.partial(EpisodeWriter, cfg), cfg.writer_workers, cfg.use_processes,
+            functools.partial(EpisodeWriter, replace(cfg, metadata={})), cfg.writer_workers, cfg.use_processes,
             slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
             frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
         )  # fmt: skip

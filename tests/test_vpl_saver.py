@@ -11,6 +11,8 @@ import av
 import h5py
 import numpy as np
 import pytest
+import torch
+from conftest import wait_for
 
 import vpl_episode
 import vpl_saver
@@ -193,6 +195,16 @@ def test_saver_and_reader_never_import_torch_or_a_simulator():
     heavy = "{'torch', 'mujoco', 'isaaclab'} & set(sys.modules)"
     code = f"import sys, vpl_saver, vpl_dataset; assert not {heavy}, {heavy}"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(vpl_saver.__file__).parent)
+
+
+def test_writer_processes_do_not_load_torch_for_its_version(tmp_path):
+    cfg = make_cfg(tmp_path / "set", use_processes=True, metadata={"versions": {"torch": torch.__version__}})
+    with VPLSaver(cfg) as saver:
+        store_round(saver)
+        processes = saver._pool._workers._processes
+        wait_for("episode_002", tmp_path / "set", processes[0])
+        assert not [process.pid for process in processes if "libtorch" in Path(f"/proc/{process.pid}/maps").read_text()]
+    assert json.loads((tmp_path / "set" / "metadata.json").read_text())["versions"]["torch"] == torch.__version__
 
 
 def test_metadata_that_cannot_be_completed_is_an_error(tmp_path, monkeypatch):
