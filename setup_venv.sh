@@ -69,6 +69,9 @@ if ! command -v nvidia-smi >/dev/null &&
 fi
 "${pip[@]}" "${index[@]}" torch==2.13.0
 "${pip[@]}" --editable "$requirement"
+if command -v nvidia-smi >/dev/null; then
+  "${pip[@]}" --editable '.[gpu]'
+fi
 rm -f "$venv"/.installed-*
 touch "$stamp-$extra"
 say "done"

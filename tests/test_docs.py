@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TASK
 
 import collect_flags
@@ -101,6 +102,8 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
     monkeypatch.setattr(collect_flags, "load_policy", lambda *_: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(replay_episode, "load", stop)
     monkeypatch.setattr(vpl_dataset, "COMMANDS", dict.fromkeys(vpl_dataset.COMMANDS, stop))
