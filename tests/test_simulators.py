@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import fields, replace
 from importlib.util import spec_from_file_location
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from conftest import BOTH, OVERVIEW, WRIST
 
+import simulators
 from simulators import CameraCfg, drawer_scene, episode_rng, is_installed, round_seed
 from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
@@ -212,3 +215,14 @@ def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, m
     assert not is_installed("hidden")
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableInstall])
     assert is_installed("hidden") and importlib.import_module("hidden").true
+
+
+def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(simulators.__file__).parent.parent / "benchmarks")
+    parity = importlib.import_module("parity")
+    device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    results = tmp_path / "parity.json"
+    assert parity.main(["--num_envs", "8", "--steps", "60", "--device", device, "--results", str(results)]) == 0
+    said = json.loads(results.read_text())
+    assert said["within_bounds"] == 1
+    assert min(quantiles["q0"] for quantiles in said["psnr_db"].values()) > 30
