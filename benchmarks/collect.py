@@ -16,6 +16,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import statistics
@@ -31,7 +32,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import collect_flags
+from workload import collecting_job
+
 import collect_tiled_with_checkpoint as collector
 from checkpoint_policy import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
@@ -54,13 +56,15 @@ def main(argv: list[str] | None = None) -> int:
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     rows, machine = [], {"cores": len(os.sched_getaffinity(0))}
-    for size in args.sizes:
+    for px in args.sizes:
         for num_envs in args.num_envs:
             with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
-                job = collecting_job(args, num_envs, size, Path(folder))
+                flags = ["--simulator", args.simulator, "--samples_per_pixel", str(args.samples_per_pixel)]
+                width, height = map(int, px.split("x"))
+                job = collecting_job(Path(folder), num_envs, args.steps, width, height, *flags)
                 with load(job.simulator)(collector.simulator_cfg(job)) as env:
                     machine |= env.describe()
-                    rows.append({"num_envs": num_envs, "size": size, **measure(env, job, args.repetitions)})
+                    rows.append({"num_envs": num_envs, "size": px, **measure(env, job, args.repetitions)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(f"{machine}\n\n{table(rows)}")
     settings = {"steps": args.steps, "repetitions": args.repetitions, "samples_per_pixel": args.samples_per_pixel}
@@ -71,37 +75,25 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def collecting_job(args: argparse.Namespace, num_envs: int, size: str, data_root: Path) -> argparse.Namespace:
-    """The collector's arguments for one round."""
-    width, height = size.split("x")
-    flags = f"--simulator {args.simulator} --num_envs {num_envs} --num_episodes 1 --steps {args.steps}"
-    flags += f" --width {width} --height {height} --samples_per_pixel {args.samples_per_pixel}"
-    workers = [] if args.writer_workers is None else ["--writer_workers", str(args.writer_workers)]
-    return collect_flags.parse_args([*flags.split(), *workers, "--enable_wrist_camera", "--data_root", str(data_root)])
-
-
 def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[str, float]:
     """Medians for one number of envs and one size."""
     policy = job.policy.to(env.device)
     frames = job.num_envs * job.steps * len(job.cameras)
     simulate(env, policy, 3, render=True)  # warm-up
     clip = record_clip(env, policy, job)
-    runs: dict[str, list[float]] = {name: [] for name in ("physics", "simulate", "write", "collect", "waiting")}
-    writer_cpu = []
+    runs: dict[str, list[float]] = {name: [] for name in ("physics", "simulate", "write", "collect", "waiting", "cpu")}
     for repetition in range(repetitions):
         runs["physics"].append(timed(simulate, env, policy, job.steps, render=False))
         runs["simulate"].append(timed(simulate, env, policy, job.steps, render=True))
-        job.robot_name = f"writers{repetition}"
-        cpu = children_cpu_s()
-        with saver_of(env, job) as (saver, root):
-            runs["write"].append(timed(feed, saver, clip, job))
-        writer_cpu.append(children_cpu_s() - cpu)
-        shutil.rmtree(root)
-        job.robot_name = f"collector{repetition}"
-        with saver_of(env, job) as (saver, root):
-            runs["collect"].append(timed(collect, env, policy, saver, job))
+        cpu = cpu_s()
+        saver = new_saver(env, job, f"writers{repetition}")
+        runs["write"].append(timed(feed, saver, clip, job))
+        runs["cpu"].append(cpu_s() - cpu)
+        shutil.rmtree(saver.cfg.root)
+        saver = new_saver(env, job, f"collector{repetition}")
+        runs["collect"].append(timed(collect, env, policy, saver, job))
         runs["waiting"].append(saver.writer_wait_s / runs["collect"][-1])
-        shutil.rmtree(root)
+        shutil.rmtree(saver.cfg.root)
     medians = {name: statistics.median(values) for name, values in runs.items()}
     encode_ms = encoding_cpu_ms(clip, job)
     rates = {name: frames / medians[name] for name in ("simulate", "write", "collect")}
@@ -110,11 +102,17 @@ def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[s
         "render_ms": 1e3 * (medians["simulate"] - medians["physics"]) / job.steps,
         "copy_ms": 1e3 * copy_s(env, clip[0]),
         "encode_cpu_ms": encode_ms,
-        "write_cpu_ms": max(0.0, 1e3 * statistics.median(writer_cpu) / frames - encode_ms),
+        "write_cpu_ms": max(0.0, 1e3 * medians["cpu"] / frames - encode_ms),
         **rates,
         "of_bound": rates["collect"] / min(rates["simulate"], rates["write"]),
         "waiting": medians["waiting"],
     }
+
+
+def new_saver(env: DrawerEnv, job: argparse.Namespace, name: str) -> VPLSaver:
+    """As the collector makes it; its processes start while it is fed."""
+    job.robot_name = name
+    return VPLSaver(collector.dataset_cfg(job, env))
 
 
 def timed(work: Any, *args: Any, **kwargs: Any) -> float:
@@ -143,14 +141,6 @@ def record_clip(env: DrawerEnv, policy: torch.nn.Module, job: argparse.Namespace
             clip.append(env.capture())
             obs, *_ = env.step(policy(obs["policy"]))
     return clip
-
-
-@contextlib.contextmanager
-def saver_of(env: DrawerEnv, job: argparse.Namespace) -> Any:
-    """A saver as the collector makes it, and its folder; closed within the time that is measured."""
-    cfg = collector.dataset_cfg(job, env)
-    saver = VPLSaver(cfg)
-    yield saver, cfg.root
 
 
 def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
@@ -205,7 +195,7 @@ def copy_s(env: DrawerEnv, sample: Sample) -> float:
     return min(timed(copy) for _ in range(5))
 
 
-def children_cpu_s() -> float:
+def cpu_s() -> float:
     """CPU time of this process and of the writers that have ended."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
@@ -213,23 +203,17 @@ def children_cpu_s() -> float:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table."""
-    lines = [" | ".join(COLUMNS.values()), " | ".join("---" for _ in COLUMNS)]
-    for row in rows:
-        cells = []
-        for name in COLUMNS:
-            value = row[name]
-            share = name in ("of_bound", "waiting")
-            cells.append(
-                f"{value:.0%}"
-                if share
-                else str(value)
-                if not isinstance(value, float)
-                else f"{value:.3g}"
-                if value < 100
-                else f"{value:.0f}"
-            )
-        lines.append(" | ".join(cells))
-    return "\n".join(f"| {line} |" for line in lines)
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
+    lines += [[cell(name, row[name]) for name in COLUMNS] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    if name in ("of_bound", "waiting"):
+        return f"{value:.0%}"
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -251,14 +235,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
+def size(text: str) -> str:
+    """A picture's width and height in px, `320x240`."""
+    if not re.fullmatch(r"\d+x\d+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 320x240")
+    return text
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
     parser.add_argument("--simulator", default="mujoco")
     parser.add_argument("--num_envs", type=int, nargs="+", default=[20])
-    parser.add_argument("--sizes", nargs="+", default=["320x240"], metavar="WxH")
+    parser.add_argument("--sizes", nargs="+", type=size, default=["320x240"], metavar="WxH")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--samples_per_pixel", type=int, default=1)
-    parser.add_argument("--writer_workers", type=int, default=None, help="the collector's default otherwise")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--data_root", type=Path, default=None, help="folder for files, removed afterwards")
     parser.add_argument("--results", type=Path, default=None, help="JSON to write")

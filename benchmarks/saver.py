@@ -34,7 +34,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from recorders import CAMERAS, RECORDERS
-from workload import collecting_job, size_parser
+from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
 from simulators import load, round_seed
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def render_clips(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     """Frames (T, N, C, H, W, 3) uint8 of one episode an env, without and with grain, as .npy files."""
-    job = collecting_job(args, folder)
+    job = collecting_job(folder, args.num_envs, args.steps, args.width, args.height)
     shape = (args.steps, args.num_envs, len(CAMERAS), args.height, args.width, 3)
     paths = {kind: folder / f"{kind.replace(' ', '_')}.npy" for kind in ("renders", "renders with grain")}
     clean, grainy = (np.lib.format.open_memmap(path, "w+", np.uint8, shape) for path in paths.values())
@@ -258,7 +258,13 @@ def machine() -> dict[str, str]:
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = size_parser(__doc__, repetitions=3)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--num_envs", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--height", type=int, default=240)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--data_root", type=Path, default=None, help="folder for frames and files, removed afterwards")
     parser.add_argument("--recorders", nargs="+", choices=RECORDERS, default=list(RECORDERS), metavar="NAME")
     parser.add_argument("--results", type=Path, default=HERE / "saver.json", help="JSON to write")
     parser.add_argument("--chart", type=Path, default=HERE.parent / "docs" / "saver_benchmark.png", help="PNG to write")

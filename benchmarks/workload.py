@@ -1,4 +1,4 @@
-"""The collecting job that the benchmarks measure, and the flags for its size."""
+"""The collecting job that the benchmarks measure."""
 
 from __future__ import annotations
 
@@ -11,20 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import collect_flags
 
 
-def size_parser(description: str | None, repetitions: int) -> argparse.ArgumentParser:
-    """A parser with the flags that both benchmarks take."""
-    parser = argparse.ArgumentParser(description=(description or "").split("\n")[0], allow_abbrev=False)
-    parser.add_argument("--num_envs", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--width", type=int, default=320)
-    parser.add_argument("--height", type=int, default=240)
-    parser.add_argument("--repetitions", type=int, default=repetitions)
-    parser.add_argument("--data_root", type=Path, default=None, help="folder for frames and files, removed afterwards")
-    return parser
-
-
-def collecting_job(args: argparse.Namespace, data_root: Path) -> argparse.Namespace:
+def collecting_job(
+    data_root: Path, num_envs: int, steps: int, width: int, height: int, *flags: str
+) -> argparse.Namespace:
     """The collector's arguments for one round of that size with both cameras."""
-    flags = f"--num_envs {args.num_envs} --num_episodes 1 --steps {args.steps} --enable_wrist_camera"
-    flags += f" --width {args.width} --height {args.height}"
-    return collect_flags.parse_args([*flags.split(), "--data_root", str(data_root)])
+    size = f"--num_envs {num_envs} --num_episodes 1 --steps {steps} --width {width} --height {height}"
+    return collect_flags.parse_args([*size.split(), "--enable_wrist_camera", "--data_root", str(data_root), *flags])
