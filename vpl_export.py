@@ -51,13 +51,13 @@ class Export:
         """What a reader must know of the numbers; JSON types."""
         metadata = json.loads((self.folders[0].parent / "metadata.json").read_text())
         with load_episode(self.folders[0]) as first:
-            names = [name for name in (self.action, *COLUMNS, "extrinsics") if name in first.h5]
-            columns = {
+            columns: dict[str, Any] = {
                 name: {"meaning": SCHEMA[name].meaning, "names": first.element_names(name)}
-                for name in names if name != "extrinsics"
+                for name in (self.action, *COLUMNS) if name in first.h5
             }  # fmt: skip
             return {
-                "dataset": self.name, "task": first.attrs["task"], "simulator": first.attrs["simulator"],
+                "dataset": self.name, "robot": metadata["arguments"]["robot_name"],
+                "task": first.attrs["task"], "simulator": first.attrs["simulator"],
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
@@ -199,7 +199,7 @@ def export_lerobot(export: Export, output: Path) -> None:
     rate = Fraction(1 / (about["step_dt"] * about["video_interval"])).limit_denominator(1001)
     dataset = LeRobotDataset.create(
         f"local/{export.name}", fps=int(rate) if rate.denominator == 1 else float(rate), features=features,
-        root=output, robot_type="franka", vcodec="h264",
+        root=output, robot_type=about["robot"], vcodec="h264",
     )  # fmt: skip
     videos = dataset._streaming_encoder = RecordedVideos(keys, output, rate)
     dataset.meta.info["vpl"] = about
