@@ -19,6 +19,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import av
 import h5py
@@ -147,21 +148,25 @@ def collect(
         if not recording.any():
             continue
         obs = env.reset(round_seed(saver.cfg.seed, round_index))
+        in_hand: tuple[Any, ...] | None = None
         for step in range(steps):
             if stop.number:
                 return
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
-                finish_capture = env.start_capture(render=saver.wants_images)
+                finish_capture = env.start_capture(render=saver.wants_images(step))
+                if in_hand:
+                    saver.store(*in_hand)  # the last step, while a GPU draws this one
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
                 sample = finish_capture()
-            target = extras["joint_pos_target"]
-            saver.store(sample, to_numpy(action), to_numpy(target), to_numpy(reward), recording)
+            in_hand = (sample, *map(to_numpy, (action, extras["joint_pos_target"], reward)), recording)
             done = recording & to_numpy(dones).astype(bool)
             ended = recording if step == steps - 1 else done
             if ended.any():
                 terminated = done & ~to_numpy(extras["time_outs"])
+                saver.store(*in_hand)
+                in_hand = None
                 saver.end_episodes(ended, terminated, ended & ~terminated)
             show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
             recording = recording & ~ended

@@ -86,7 +86,7 @@ def film(env: DrawerEnv, args: argparse.Namespace) -> None:
             for step in range(max(map(len, episodes))):
                 rows = batch(episodes, step, env.num_envs)
                 env.set_state(rows["sim_state"])
-                sample = env.capture(render=saver.wants_images)
+                sample = env.capture(render=saver.wants_images(step))
                 kept: dict[str, Any] = {field.name: rows.get(field.name) for field in fields(Sample)}
                 kept |= {"color": sample.color, "extrinsics": sample.extrinsics}
                 saver.store(Sample(**kept), rows["action"], rows["joint_pos_target"], rows["reward"], recording)

@@ -122,10 +122,9 @@ class VPLSaver:
         done = {row["env_index"] for row in self.episodes if row["round"] == round_index}
         return np.array([env not in done for env in range(self.cfg.num_envs)])
 
-    @property
-    def wants_images(self) -> bool:
-        """Whether the coming step is a row of `color`."""
-        return self._step % self.cfg.video_interval == 0
+    def wants_images(self, step: int) -> bool:
+        """Whether control step `step` of a round is a row of `color`."""
+        return step % self.cfg.video_interval == 0
 
     def store(
         self,
@@ -138,7 +137,7 @@ class VPLSaver:
         """Hand over one control step; the arrays may be kept, do not write into them.
 
         Args:
-            sample: the instant before the action, with images where `wants_images`.
+            sample: the instant before the action, with images where `wants_images` says so.
             action: (N, A) float32.
             joint_pos_target: (N, J) float32, rad and m.
             reward: (N,) float32.

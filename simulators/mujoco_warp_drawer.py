@@ -48,10 +48,10 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     joint_names = JOINT_NAMES
 
     def __init__(self, cfg: SimulatorCfg) -> None:
-        super().__init__(cfg, JOINT_RANGE)
-        self._on_gpu = self.device.type == "cuda"
+        self._on_gpu = cfg.device != "cpu"
         if self._on_gpu and not torch.cuda.is_available():
             raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
+        super().__init__(cfg, JOINT_RANGE)
         wp.set_device(cfg.device)
         _announce_compilation()
         if self._on_gpu:

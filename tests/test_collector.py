@@ -70,6 +70,12 @@ def bad_checkpoints(tmp_path: Path) -> dict[str, Path]:
         ("--robot_name " + "x" * 260, ["--robot_name"]),
         ("--data_root /tmp/" + "x" * 300, ["--data_root"]),
         ("--env_spacing inf", ["--env_spacing", "inf"]),
+        (
+            "--simulator mujoco_warp",
+            ["--simulator mujoco_warp", "NVIDIA GPU", "torch finds none", "--simulator mujoco"],
+        ),
+        ("--simulator mujoco --samples_per_pixel 4", ["--samples_per_pixel", "mujoco_warp"]),
+        ("--simulator mujoco --samples_per_pixel 3", ["--samples_per_pixel", "1, 4, 9 or 16", "got 3"]),
         ("--enable_wrist_camera --wrist_cam_offset nan 0 0", ["--wrist_cam_offset", "nan"]),
         ("--enable_wrist_camera --wrist_cam_look_offset -0.05 0 0.08", ["wrist", "own eye"]),
         ("--overview_cam_eye 0.42 0 0.42", ["overview", "own eye"]),
@@ -95,6 +101,7 @@ def test_bad_input_gets_one_line_and_exit_code_2_before_anything_is_written(
     flags, words, bad_checkpoints, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(collector, "load", lambda name: pytest.fail("the simulator was booted"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     data_root = tmp_path / "data"
     with pytest.raises(SystemExit) as refusal:
         collector.main(["--data_root", str(data_root), *flags.format(**bad_checkpoints).split()])

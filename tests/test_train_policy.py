@@ -33,8 +33,11 @@ def test_seed_fixes_the_run(tmp_path):
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("flags", ["--num_envs 0", "--max_iterations 0", "--seed -1", "--log_dir .", "--save 3"])
-def test_bad_input_is_refused_with_exit_code_2(flags, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "flags", ["--num_envs 0", "--max_iterations 0", "--seed -1", "--log_dir .", "--save 3", "--simulator mujoco_warp"]
+)
+def test_bad_input_is_refused_with_exit_code_2(flags, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as refusal:
         train_policy.main(["--log_dir", str(tmp_path / "run"), *flags.split()])
     assert refusal.value.code == 2

@@ -338,8 +338,7 @@ def test_exit_status_tells_the_truth_in_spite_of_kits_fast_shutdown(before, flag
 
 FAULTS = {
     "capture after step": (
-        collector, "                action = policy(obs[\"policy\"])\n",
-        "                action = policy(obs['policy']); env.step(action); sample = env.capture()\n", check_rows,
+        collector, "sample = finish_capture()", "sample = env.capture()", check_rows,
     ),
     "no re-render after reset": (isaac_drawer, "self.cfg.rerenders if self._stale", "0 if self._stale", check_rows),
     "drives left at a set state": (isaac_drawer, "asset.set_joint_position_target(position)", "pass", check_state),
