@@ -268,8 +268,9 @@ def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) 
     spec.visual.headlight.ambient = light * np.array((0.32, 0.32, 0.33))
     spec.visual.headlight.diffuse = light * np.array((0.22, 0.22, 0.22))
     spec.visual.headlight.specular = (0.1, 0.1, 0.1)
+    # pos does not count for a directional light; it is below the ceiling, for those who make a lamp of it
     spec.worldbody.add_light(
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -2, 4), dir=(0.45, 0.5, -0.8),
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -1.55, 2.88), dir=(0.45, 0.5, -0.8),
         diffuse=light * np.array((0.55, 0.54, 0.51)), specular=(0.3, 0.3, 0.3), castshadow=True,
     )  # fmt: skip
     for name, rgba, specular, shininess in (

@@ -60,6 +60,8 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self.model = build_model(cfg.cameras, cfg.light)
         # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
+        if cfg.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
+            self.model.light_type[:] = mujoco.mjtLightType.mjLIGHT_POINT
         self._model = mjw.put_model(self.model, batch_sizes={"geom_friction": cfg.num_envs})
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
         ordered = mjw.DeterminismType.CONTACTS | mjw.DeterminismType.CONSTRAINT
@@ -242,6 +244,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
 
     def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         view = self._view
+        _check_overflow(view["overflow"].cpu().numpy())
         for name in ("time", "qvel", "qacc_warmstart", "overflow"):
             view[name][env_ids] = 0
         view["qpos"][env_ids] = self._qpos0

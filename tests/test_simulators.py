@@ -13,10 +13,10 @@ import mujoco
 import numpy as np
 import pytest
 import torch
-from conftest import BOTH, OVERVIEW, WRIST
+from conftest import BOTH, OVERVIEW, TASK, WRIST
 
 import simulators
-from simulators import CameraCfg, drawer_scene, episode_rng, is_installed, round_seed
+from simulators import CameraCfg, SimulatorCfg, drawer_scene, episode_rng, is_installed, load, round_seed
 from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 
@@ -215,6 +215,16 @@ def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, m
     assert not is_installed("hidden")
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, EditableInstall])
     assert is_installed("hidden") and importlib.import_module("hidden").true
+
+
+def test_arm_and_cabinet_cast_shadows_and_the_room_does_not():
+    pictures = []
+    for shadows in (False, True):
+        cfg = SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW,), shadows=shadows, samples_per_pixel=4)
+        with load("mujoco_warp")(cfg) as env:
+            pictures.append(env.capture().color[0, 0].astype(int).mean(axis=-1))
+    darker = (pictures[0] - pictures[1] > 20).mean()
+    assert 0.03 < darker < 0.3, f"{darker:.0%} of the picture is in the shadow"
 
 
 def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
