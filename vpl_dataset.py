@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl_episode import all_episode_folders
+from vpl_episode import all_episode_folders, published
 from vpl_validate import validate
 
 
@@ -109,15 +109,15 @@ def info(dataset: Path) -> None:
         last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
     count = len(episode_folders(dataset))
     height, width = last["shape"][2:4]
-    rate = f", {sum(successes)} successful ({sum(successes) / count:.1%})" if successes else ""
+    rate = f", {sum(successes)} successful ({sum(successes) / len(successes):.1%})" if successes else ""
     print(f"\n{count} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
     print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     try:
+        args = parse_args(argv)
         return COMMANDS[args.command](args)
     except KeyboardInterrupt:
         return 130
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
 
 
@@ -178,8 +178,8 @@ def run_split(args: argparse.Namespace) -> int:
 
     lists = split(args.dataset, args.val, args.seed, args.only_success)
     output = args.dataset / "splits.json"
-    with open(output, "x") as file:
-        json.dump(lists, file, indent=1)
+    with published(output) as path:
+        path.write_text(json.dumps(lists, indent=1))
     print(f"{output}: {len(lists['train'])} episodes to train, {len(lists['val'])} to validate")
     return 0
 

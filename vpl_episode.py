@@ -338,16 +338,24 @@ def published(output: Path) -> Iterator[Path]:
     Raises:
         FileExistsError: `output` exists.
     """
-    if output.exists():
-        raise FileExistsError(f"{output} exists already")
+    _refuse_existing(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         yield partial
+        _refuse_existing(output)  # it may have come meanwhile
         partial.rename(output)
     except BaseException:
-        shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)  # the first error is the one to see
+        else:
+            partial.unlink(missing_ok=True)
         raise
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already")
 
 
 def fsync(path: Path) -> None:

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, published
-from vpl_stats import FRAMES_PER_EPISODE, column_stats, split_folders
+from vpl_stats import FRAMES_PER_EPISODE, column_stats, read_json, split_folders, split_lists, succeeded
 from vpl_video import write_mp4
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
@@ -46,17 +49,18 @@ class Export:
     """Numbers of the episodes of each list of splits.json, in the order of `folders`."""
     action: str
     """The column that becomes the action."""
+    metadata: dict[str, Any]
+    """The dataset's metadata.json."""
 
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
-        metadata = json.loads((self.folders[0].parent / "metadata.json").read_text())
         with load_episode(self.folders[0]) as first:
             columns: dict[str, Any] = {
                 name: {"meaning": SCHEMA[name].meaning, "names": first.element_names(name)}
                 for name in (self.action, *COLUMNS) if name in first.h5
             }  # fmt: skip
             return {
-                "dataset": self.name, "robot": metadata["arguments"]["robot_name"],
+                "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
                 "task": first.attrs["task"], "simulator": first.attrs["simulator"],
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
@@ -66,7 +70,7 @@ class Export:
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
                 ],
-                "conventions": metadata.get("conventions", {}),
+                "conventions": self.metadata.get("conventions", {}),
                 "episodes": [folder.name for folder in self.folders],
                 "splits": self.lists,
             }  # fmt: skip
@@ -138,9 +142,13 @@ def copy_frames(episode: Episode, camera: int, group: h5py.Group, name: str) -> 
     """A camera's frames as (T, H, W, 3), a frame a chunk: the stored chunks, neither inflated nor deflated."""
     color = episode["color"]
     frames = group.create_dataset(
-        name, (len(color), *color.shape[2:]), "u1", chunks=color.chunks[1:],
-        compression=color.compression, compression_opts=color.compression_opts,
+        name, (len(color), *color.shape[2:]), "u1", chunks=(1, *color.shape[2:]),
+        compression=color.compression, compression_opts=color.compression_opts, shuffle=color.shuffle,
+        fletcher32=color.fletcher32,
     )  # fmt: skip
+    if color.chunks != (1, 1, *color.shape[2:]):  # another writer's
+        frames[:] = color[:, camera]
+        return
     for row in range(len(color)):
         mask, chunk = color.id.read_direct_chunk((row, camera, 0, 0, 0))
         frames.id.write_direct_chunk((row, 0, 0, 0), chunk, mask)
@@ -155,32 +163,31 @@ def export_zarr(export: Export, output: Path) -> None:
     import numcodecs
     import zarr
 
+    codec = numcodecs.Blosc("zstd", 3, numcodecs.Blosc.NOSHUFFLE)
     root = zarr.open_group(str(output), mode="w-", zarr_format=2)
-    data, meta = root.create_group("data"), root.create_group("meta")
-    with load_episode(export.folders[0]) as first:
-        names = {"action": export.action, **{name: name for name in COLUMNS if name in first.h5}}
-    lengths = []
-    for folder in export.folders:
-        with load_episode(folder) as episode:
-            lengths.append(len(episode["color"]))
-    ends = np.cumsum(lengths)
-
-    def array(name: str, like: h5py.Dataset, shape: tuple[int, ...], rows: int) -> Any:
-        return data.require_array(
-            name, shape=(int(ends[-1]), *shape), dtype=like.dtype, chunks=(rows, *shape),
-            compressors=numcodecs.Blosc("zstd", 3, numcodecs.Blosc.NOSHUFFLE),
-        )  # fmt: skip
-
-    for index, episode in export.episodes():
-        rows = slice(int(ends[index]) - lengths[index], int(ends[index]))
-        for name, column in names.items():
-            values = episode[column][:].reshape(lengths[index], -1)
-            array(name, values, values.shape[1:], int(ends[-1]))[rows] = values
+    data = root.create_group("data")
+    columns: dict[str, list[np.ndarray]] = {}
+    ends = [0]
+    for _, episode in export.episodes():
+        length = len(episode["color"])
+        names = {"action": export.action, **{name: name for name in COLUMNS if name in episode.h5}}
+        arrays = {name: episode[column][:].reshape(length, -1) for name, column in names.items()}
         for camera, name in enumerate(episode.camera_names):
-            array(f"{name}_image", episode["color"], episode["color"].shape[2:], 1)[rows] = episode["color"][:, camera]
-            poses = episode["extrinsics"][:, camera]
-            array(f"{name}_extrinsics", poses, (4, 4), int(ends[-1]))[rows] = poses
-    meta.create_array("episode_ends", data=ends.astype(np.int64))
+            arrays[f"{name}_extrinsics"] = episode["extrinsics"][:, camera]
+            folder = output / "data" / f"{name}_image"
+            folder.mkdir(exist_ok=True)
+            for row in range(length):  # a chunk is a file; zarr's own writing takes three times as long
+                image = np.ascontiguousarray(episode["color"][row, camera])
+                (folder / f"{ends[-1] + row}.0.0.0").write_bytes(codec.encode(image))
+        for name, rows in arrays.items():
+            columns.setdefault(name, []).append(rows)
+        ends.append(ends[-1] + length)
+        cameras, shape = episode.camera_names, episode["color"].shape[2:]
+    for name in cameras:
+        data.create_array(f"{name}_image", shape=(ends[-1], *shape), dtype="u1", chunks=(1, *shape), compressors=codec)
+    for name, parts in columns.items():
+        data.create_array(name, data=np.concatenate(parts), compressors=codec)
+    root.create_group("meta").create_array("episode_ends", data=np.array(ends[1:], np.int64))
     root.attrs["vpl"] = export.about()
 
 
@@ -203,19 +210,19 @@ def export_lerobot(export: Export, output: Path) -> None:
     )  # fmt: skip
     videos = dataset._streaming_encoder = RecordedVideos(keys, output, rate)
     dataset.meta.info["vpl"] = about
-    for index, episode in export.episodes():
-        videos.episode = episode
-        rows: dict[str, Any] = lerobot_rows(episode, about)
-        length = len(rows["timestamp"])
-        rows |= {"size": length, "task": [about["language_instruction"]] * length, "episode_index": index}
-        rows |= {"index": [], "task_index": [], **{key: [None] * length for key in keys}}
-        dataset.save_episode(rows)
-    dataset.finalize()
-    if {"train", "val"} <= export.lists.keys():
-        count = len(export.lists["train"])
-        info = json.loads((output / "meta" / "info.json").read_text())
-        info["splits"] = {"train": f"0:{count}", "val": f"{count}:{len(export.folders)}"}
-        (output / "meta" / "info.json").write_text(json.dumps(info, indent=4))
+    try:
+        for index, episode in export.episodes():
+            videos.episode = episode
+            rows: dict[str, Any] = lerobot_rows(episode, about)
+            length = len(rows["timestamp"])
+            rows |= {"size": length, "task": [about["language_instruction"]] * length, "episode_index": index}
+            rows |= {"index": [], "task_index": [], **{key: [None] * length for key in keys}}
+            dataset.save_episode(rows)
+    finally:
+        dataset.finalize()  # also after a failure: LeRobot would write once more when it is collected
+    if ranges := {name: f"{numbers[0]}:{numbers[-1] + 1}" for name, numbers in export.lists.items() if numbers}:
+        path = output / "meta" / "info.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": ranges}, indent=4))
 
 
 def lerobot_features(first: Episode, about: dict[str, Any]) -> dict[str, Any]:
@@ -293,17 +300,20 @@ class RecordedVideos:
 FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "lerobot": export_lerobot, "robomimic": export_robomimic, "act": export_act, "zarr": export_zarr,
 }  # fmt: skip
-NEEDS = {"lerobot": ("0.4", "pip install 'lerobot>=0.4.4,<0.5'"), "zarr": ("3", "pip install 'zarr>=3,<4'")}
-"""Formats that are written by a library: the release that it must begin with, and how to get it."""
+NEEDS = {"lerobot": ((0, 4, 4), (0, 5)), "zarr": ((3,), (4,))}
+"""Formats that are written by a library: from which release on, and before which."""
 
 
 def main(argv: list[str] | None = None) -> int:
     export, write, output = parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing half is left
     try:
         with published(output) as path:
             write(export, path)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"{output}: {len(export.folders)} episodes, action = {export.action}")
     return 0
@@ -322,37 +332,44 @@ def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path],
     parser.add_argument("--split", help="only this list of splits.json: train or val")
     parser.add_argument("--only_success", action="store_true", help="leave out episodes without success")
     args = parser.parse_args(argv)
-    if args.output.exists():
-        parser.error(f"--output {args.output} exists already; give a new one")
-    if not (args.dataset / "metadata.json").is_file() or not episode_folders(args.dataset):
-        parser.error(f"{args.dataset} holds no metadata.json or no episode; give the folder that the collector named")
-    if args.format in NEEDS and not installed(args.format).startswith((release := NEEDS[args.format])[0]):
-        parser.error(f"{args.format} {release[0]} is needed, found {installed(args.format)}: {release[1]}")
     try:
+        if os.path.lexists(args.output):
+            parser.error(f"--output {args.output} exists already; give a new one")
+        if not (args.dataset / "metadata.json").is_file() or not episode_folders(args.dataset):
+            parser.error(f"{args.dataset} holds no metadata.json or no episode; give the folder that was collected")
+        check_library(args.format)
         export = choose(args.dataset, args.split, args.action, args.only_success)
-    except ValueError as error:
-        parser.error(str(error))
+    except (OSError, ValueError) as error:
+        parser.error(" ".join(str(error).split()))
     return export, FORMATS[args.format], args.output
 
 
-def installed(package: str) -> str:
-    """The installed release of a package, or "none"."""
+def check_library(name: str) -> None:
+    """Refuse a format whose library is missing, or of a release that is not known to work.
+
+    Raises:
+        ValueError: with the remedy.
+    """
+    if name not in NEEDS:
+        return
+    low, high = NEEDS[name]
     try:
-        return version(package)
+        found = version(name)
     except PackageNotFoundError:
-        return "none"
+        found = "none"
+    if not low <= tuple(map(int, re.findall(r"\d+", found)[:3])) < high:
+        wanted = f"{name}>={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
+        raise ValueError(f"{name} is needed, found {found}: pip install '{wanted}'")
 
 
 def choose(dataset: Path, split: str | None, action: str, only_success: bool) -> Export:
-    """The episodes to export: those of one list, of both lists where there are some, else all.
+    """The episodes to export: those of one list, of all lists where there are some, else all.
 
     Raises:
-        ValueError: there is no such list, or nothing is left.
+        ValueError: there is no such list, nothing is left, or metadata.json is damaged.
     """
-    if split is None and (dataset / "splits.json").is_file():
-        chosen = {name: split_folders(dataset, name) for name in ("train", "val")}
-    else:
-        chosen = {split or "": split_folders(dataset, split)}
+    names = [split] if split else list(split_lists(dataset))
+    chosen = {name: split_folders(dataset, name) for name in names} or {"": episode_folders(dataset)}
     if only_success:
         chosen = {name: [folder for folder in folders if succeeded(folder)] for name, folders in chosen.items()}
     folders = [folder for part in chosen.values() for folder in part]
@@ -360,13 +377,7 @@ def choose(dataset: Path, split: str | None, action: str, only_success: bool) ->
         raise ValueError(f"{dataset}: no episode is left to export")
     ends = np.cumsum([len(part) for part in chosen.values()]).tolist()
     lists = {n: list(range(end - len(chosen[n]), end)) for n, end in zip(chosen, ends, strict=True) if n}
-    return Export(dataset.resolve().name, folders, lists, action)
-
-
-def succeeded(folder: Path) -> bool:
-    """Whether an episode is labelled so."""
-    with load_episode(folder) as episode:
-        return bool(episode.attrs.get("success"))
+    return Export(dataset.resolve().name, folders, lists, action, read_json(dataset / "metadata.json"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Videos are hard links where the disk allows it, so they take no space; HDF5 files are copied, since an episode's number
 is written in them. Episodes are numbered anew, in the order of the datasets; attribute `source` of each, and `sources`
-in metadata.json, say where it came from.
+in metadata.json, say where it came from. Lists of splits.json are not taken over.
 """
 
 from __future__ import annotations
@@ -16,10 +16,15 @@ from typing import Any
 import h5py
 
 from vpl_episode import LOW_DIM, all_episode_folders, published, read_row
+from vpl_stats import read_json
 from vpl_validate import MOTION, motion_digest
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""
+SHARED_ATTRIBUTES = (
+    "step_dt", "video_interval", "fps", "language_instruction", "success_metric", "success_threshold"
+)  # fmt: skip
+"""And of an episode's attributes."""
 
 
 def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
@@ -34,7 +39,11 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
         FileExistsError: `output` exists.
         ValueError: the datasets do not go together, or an episode is in two of them.
     """
-    metadata = [json.loads((dataset / "metadata.json").read_text()) for dataset in datasets]
+    metadata = [read_json(dataset / "metadata.json") for dataset in datasets]
+    if lacking := [
+        dataset for dataset, document in zip(datasets, metadata, strict=True) if "arguments" not in document
+    ]:
+        raise ValueError(f"{lacking[0] / 'metadata.json'} has no arguments; merge takes datasets of this project")
     episodes = [folder for dataset in datasets for folder in all_episode_folders(dataset)]
     _check_agreement(datasets, metadata)
     _check_distinct(episodes)
@@ -71,11 +80,12 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What must be equal in all datasets."""
     first = all_episode_folders(dataset)[0]
     with h5py.File(first / f"{first.name}.h5") as h5:
-        attrs = {name: h5.attrs[name].item() for name in ("step_dt", "video_interval", "fps")}
+        attrs = {name: h5.attrs.get(name) for name in SHARED_ATTRIBUTES}
         columns = {name: h5[name].shape[1:] for name in ("color", *LOW_DIM) if name in h5}
         names = {name: list(h5[name].attrs["names"]) for name in columns if "names" in h5[name].attrs}
         terms = h5["proprio"].attrs["terms"]
     shared = {name: metadata.get(name) for name in SHARED}
+    shared["robot_name"] = metadata["arguments"]["robot_name"]
     return {**shared, **attrs, "columns": columns, "names of columns": names, "terms of proprio": terms}
 
 
@@ -90,9 +100,10 @@ def _check_distinct(episodes: list[Path]) -> None:
 
 
 def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: bool) -> None:
+    target.mkdir(parents=True)
     for video in source.glob("camera_*/*.mp4"):
         new = target / video.parent.name / f"{target.name}.mp4"
-        new.parent.mkdir(parents=True)
+        new.parent.mkdir(parents=True, exist_ok=True)
         _copy(video, new) if copy else _link(video, new)
     h5_path = target / f"{target.name}.h5"
     shutil.copyfile(source / f"{source.name}.h5", h5_path)

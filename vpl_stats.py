@@ -87,7 +87,8 @@ def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str,
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for folder in episode_folders(dataset):
         with load_episode(folder) as episode:
-            kinds[episode.attrs.get("success", True)].append(folder.name)
+            labelled = "success" in episode.attrs or only_success
+        kinds[succeeded(folder) if labelled else True].append(folder.name)
     if only_success:
         kinds[False] = []
     rng = np.random.default_rng(seed)
@@ -104,16 +105,67 @@ def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str,
     }  # fmt: skip
 
 
+def succeeded(folder: Path) -> bool:
+    """Whether an episode is labelled as successful.
+
+    Raises:
+        ValueError: it has no label.
+    """
+    with load_episode(folder) as episode:
+        if "success" not in episode.attrs:
+            raise ValueError(f"--only_success: {folder} has no success label")
+        return bool(episode.attrs["success"])
+
+
+def split_lists(dataset: Path) -> dict[str, list[str]]:
+    """The lists of the dataset's splits.json, {} without one.
+
+    Raises:
+        ValueError: the file is damaged, names an episode that is not there, or one twice.
+    """
+    path = dataset / "splits.json"
+    if not path.is_file():
+        return {}
+    document = read_json(path)
+    lists = {name: value for name, value in document.items() if isinstance(value, list)}
+    named = [episode for episodes in lists.values() for episode in episodes]
+    there = {folder.name for folder in episode_folders(dataset)}
+    if wrong := [episode for episode in named if episode not in there]:
+        raise ValueError(f"{path} names {wrong[0]}, which is not in the dataset")
+    if len(set(named)) < len(named):
+        raise ValueError(f"{path} names an episode twice")
+    return lists
+
+
 def split_folders(dataset: Path, name: str | None) -> list[Path]:
     """The episodes of the list `name` in the dataset's splits.json; all of them without a name.
 
     Raises:
-        ValueError: there is no such list.
+        ValueError: there is no such list, or none is left.
     """
     if name is None:
-        return episode_folders(dataset)
-    path = dataset / "splits.json"
-    lists = json.loads(path.read_text()) if path.is_file() else {}
-    if name not in lists:
-        raise ValueError(f"--split {name}: no such list in {path}; make one with vpl_dataset.py split {dataset}")
-    return [dataset / episode for episode in lists[name]]
+        folders = episode_folders(dataset)
+    else:
+        lists = split_lists(dataset)
+        if name not in lists:
+            found = f"has {', '.join(lists)}" if lists else f"make one with vpl_dataset.py split {dataset}"
+            raise ValueError(f"--split {name}: no such list in {dataset / 'splits.json'}; {found}")
+        folders = [dataset / episode for episode in lists[name]]
+    if not folders:
+        raise ValueError(f"{dataset} has no episode here")
+    return folders
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return document

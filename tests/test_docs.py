@@ -109,7 +109,7 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(vpl_dataset, "COMMANDS", dict.fromkeys(vpl_dataset.COMMANDS, stop))
     monkeypatch.setattr(vpl_dataset, "all_episode_folders", lambda dataset: [dataset / "episode_000"])
     monkeypatch.setattr(vpl_export, "episode_folders", lambda _dataset: ["an episode"])
-    monkeypatch.setattr(vpl_export, "installed", lambda package: vpl_export.NEEDS[package][0])
+    monkeypatch.setattr(vpl_export, "check_library", lambda _name: None)
     monkeypatch.setattr(vpl_export, "choose", stop)
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from conftest import collect_dataset
@@ -120,6 +122,25 @@ def test_datasets_that_do_not_go_together_are_refused(flags, two, tmp_path, caps
     assert vpl_dataset.main(["merge", str(two[0]), str(other), "--output", str(tmp_path / "merged")]) == 2
     assert re.search(r"other.* does not go with .*: not the same (cameras|video_interval)", capsys.readouterr().err)
     assert not (tmp_path / "merged").exists()
+
+
+def test_datasets_with_other_labels_are_not_merged(two, tmp_path, capsys):
+    shutil.copytree(two[0], tmp_path / "other")
+    for folder in all_episode_folders(tmp_path / "other"):
+        with h5py.File(folder / f"{folder.name}.h5", "r+") as file:
+            file.attrs["success_threshold"] = 0.1
+    assert vpl_dataset.main(["merge", str(two[0]), str(tmp_path / "other"), "--output", str(tmp_path / "merged")]) == 2
+    assert "not the same success_threshold" in capsys.readouterr().err
+
+
+def test_success_that_nobody_measured_is_not_selected_by(two, tmp_path, capsys):
+    shutil.copytree(two[0], tmp_path / "other")
+    for folder in all_episode_folders(tmp_path / "other"):
+        with h5py.File(folder / f"{folder.name}.h5", "r+") as file:
+            del file.attrs["success"]
+    assert vpl_dataset.main(["split", str(tmp_path / "other"), "--val", "0.5", "--only_success"]) == 2
+    assert "has no success label" in capsys.readouterr().err
+    assert vpl_dataset.main(["split", str(tmp_path / "other"), "--val", "0.5"]) == 0
 
 
 def test_an_episode_twice_is_refused(two, tmp_path, capsys):

@@ -193,22 +193,80 @@ def test_episodes_without_success_are_left_out_on_demand(tmp_path):
     assert root.attrs["vpl"]["episodes"] == successful
 
 
-def test_failed_export_leaves_nothing(splits, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("form", "part"),
+    [
+        ("act", "vpl_export.copy_frames"),
+        ("robomimic", "vpl_export.copy_frames"),
+        ("zarr", "vpl_export.Path.write_bytes"),
+    ],
+)
+def test_failed_export_leaves_nothing(form, part, splits, tmp_path, monkeypatch, capsys):
     def full(*_: object) -> None:
-        raise OSError("No space left on device")
+        raise OSError("No space\nleft on device")
 
-    monkeypatch.setattr(vpl_export, "copy_frames", full)
-    assert vpl_export.main(["act", str(splits), "--output", str(tmp_path / "out")]) == 1
-    assert list(tmp_path.iterdir()) == [] and "No space left" in capsys.readouterr().err
+    monkeypatch.setattr(part, full)
+    assert vpl_export.main([form, str(splits), "--output", str(tmp_path / "out" / "new")]) == 1
+    assert list((tmp_path / "out").iterdir()) == []
+    assert capsys.readouterr().err == "error: No space left on device\n"
+
+
+@pytest.mark.readers
+def test_failed_export_with_lerobot_leaves_nothing(splits, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(splits, damaged, copy_function=os.link)
+    (damaged / "episode_004" / "camera_1" / "episode_004.mp4").unlink()
+    with pytest.raises(AssertionError, match=r"error: .*No such file or directory"):
+        export_with_lerobot(damaged, tmp_path / "out" / "new")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.readers
+def test_lerobot_is_told_that_validation_episodes_are_such(splits, tmp_path):
+    exported = export_with_lerobot(splits, tmp_path / "out", "--split", "val")
+    assert json.loads((exported / "meta" / "info.json").read_text())["splits"] == {"val": "0:2"}
+
+
+def test_color_of_another_writers_chunks_is_exported(splits, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(splits, other)
+    with h5py.File(other / "episode_000" / "episode_000.h5", "r+") as file:
+        color, names = file["color"][:], file["color"].attrs["names"]
+        del file["color"]
+        file["color"] = color
+        file["color"].attrs["names"] = names
+    (other / "splits.json").write_text('{"train": ["episode_000"]}')
+    with h5py.File(export("act", other, tmp_path / "out") / "episode_0.hdf5") as file:
+        assert np.array_equal(file["observations/images/wrist"][:], color[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ('{"train": ["episode_777"]}', "names episode_777, which is not in the dataset"),
+        ('{"train": ["episode_001"], "val": ["episode_001"]}', "names an episode twice"),
+        ("", "splits.json is no JSON"),
+        ("[]", "splits.json is no JSON object"),
+    ],
+)
+def test_damaged_lists_are_refused(content, said, splits, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(splits, copy, copy_function=os.link, ignore=shutil.ignore_patterns("splits.json"))
+    (copy / "splits.json").write_text(content)
+    with pytest.raises(SystemExit) as stopped:
+        vpl_export.main(["act", str(copy), "--output", str(tmp_path / "out")])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and said in error and len(error.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         ("act {data} --output {tmp}", r"--output .* exists already; give a new one"),
+        ("act {data} --output {tmp}/out --split seed", r"--split seed: no such list in .*; has train, val"),
         ("act {tmp} --output {tmp}/out", "holds no metadata.json or no episode"),
-        ("act {data} --output {tmp}/out --split test", r"--split test: no such list in .*; make one with vpl_dataset"),
-        ("lerobot {data} --output {tmp}/out", r"lerobot 0.4 is needed, found none: pip install"),
+        ("act {data} --output {tmp}/out --split test", r"--split test: no such list in .*splits.json; has train, val"),
+        ("lerobot {data} --output {tmp}/out", r"lerobot is needed, found none: pip install 'lerobot>=0.4.4,<0.5'"),
         ("rlds {data} --output {tmp}/out", "invalid choice: 'rlds'"),
     ],
 )
