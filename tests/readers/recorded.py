@@ -13,6 +13,8 @@ import h5py
 import numpy as np
 import torch
 
+torch.manual_seed(0)  # weights, batches and dropout: the same in every run
+
 
 def arguments() -> tuple[Path, Path]:
     """The dataset and what was exported from it."""
