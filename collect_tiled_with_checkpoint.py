@@ -31,7 +31,7 @@ from checkpoint_policy import CheckpointPolicy
 from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
-from vpl_episode import OPTIONAL, DatasetCfg, SaverError
+from vpl_episode import OPTIONAL, DatasetCfg, SaverError, exit_on_sigterm
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -71,7 +71,7 @@ class StopSignal:
     def _note(self, number: int, _frame: object) -> None:
         self.number = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        exit_on_sigterm()
         os.write(2, b"\nstopping: ended episodes are being published; press Ctrl-C again to leave at once\n")
 
 

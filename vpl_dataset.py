@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl_episode import all_episode_folders, published
+from vpl_episode import all_episode_folders, exit_on_sigterm, published
 from vpl_validate import validate
 
 
@@ -187,6 +187,7 @@ def run_split(args: argparse.Namespace) -> int:
 def run_merge(args: argparse.Namespace) -> int:
     from vpl_merge import merge
 
+    exit_on_sigterm()
     print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
     return 0
 

@@ -31,7 +31,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, published
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published
 from vpl_stats import FRAMES_PER_EPISODE, column_stats, read_json, split_folders, split_lists, succeeded
 from vpl_video import write_mp4
 
@@ -306,7 +306,7 @@ NEEDS = {"lerobot": ((0, 4, 4), (0, 5)), "zarr": ((3,), (4,))}
 
 def main(argv: list[str] | None = None) -> int:
     export, write, output = parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing half is left
+    exit_on_sigterm()
     try:
         with published(output) as path:
             write(export, path)

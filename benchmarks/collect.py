@@ -228,9 +228,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for i, (name, label) in enumerate(names.items()):
         axis.bar(np.arange(len(rows)) + 0.27 * (i - 1), [row[name] for row in rows], 0.25, label=label)
     axis.set_xticks(range(len(rows)), [f"{row['num_envs']} envs\n{row['size']}" for row in rows])
-    axis.set(ylabel="frames/s", yscale="log")
+    axis.set(ylabel="frames/s")
     axis.grid(axis="y", alpha=0.3)
-    axis.legend()
+    axis.legend(loc="upper left")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 

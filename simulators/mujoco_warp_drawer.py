@@ -69,8 +69,9 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._data = mjw.make_data(self.model, nworld=cfg.num_envs, nconmax=_CONTACTS, njmax=_CONSTRAINTS)
         self._bind()
         size = mujoco.mj_stateSize(self.model, mujoco.mjtState(_STATE))
-        self._rows = wp.zeros((cfg.num_envs, size), dtype=float)
-        self._make_graphs()
+        rows: wp.array = wp.zeros((cfg.num_envs, size), dtype=float)
+        self._rows = wp.to_torch(rows)
+        self._make_graphs(rows)
         self._set_friction()
         self.state_spec = f"mjSTATE_INTEGRATION[{size}], last_action[8], episode_length, handle_friction"
         self.reset(cfg.seed)
@@ -91,9 +92,9 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._sites = {name: model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._opencv = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64, device=self.device)
 
-    def _make_graphs(self) -> None:
-        """What a step, a change of state and a picture launch; compiles what is not in Warp's cache."""
-        model, data, rows = self._model, self._data, self._rows
+    def _make_graphs(self, rows: wp.array) -> None:
+        """What a step, a change of state `rows` and a picture launch; compiles what is not in Warp's cache."""
+        model, data = self._model, self._data
         self._captured: list[Callable[[], None]] = []
         addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
         limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
@@ -201,7 +202,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def set_state(self, state: np.ndarray) -> None:
         """See `DrawerEnv.set_state`."""
         size = self._rows.shape[1]
-        wp.to_torch(self._rows).copy_(torch.as_tensor(state[:, :size], dtype=torch.float32))
+        self._rows.copy_(torch.as_tensor(state[:, :size], dtype=torch.float32))
         self._launch_set_state()
         self._set_task_state(torch.as_tensor(state[:, size:], device=self.device))
         self._set_friction()
@@ -255,7 +256,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def _device_state(self) -> torch.Tensor:
         """What `get_state` returns, on the device."""
         self._launch_get_state()
-        return torch.cat([wp.to_torch(self._rows).double(), self._task_state()], dim=1)
+        return torch.cat([self._rows.double(), self._task_state()], dim=1)
 
     def _extrinsics(self) -> torch.Tensor:
         """`T_world_cam`, (N, C, 4, 4) float64."""

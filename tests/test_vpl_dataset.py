@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 from conftest import collect_dataset
 
 import vpl_dataset
+import vpl_merge
 from replay_episode import main as replay
 from vpl_dataset import iter_episodes, load_episode
 from vpl_episode import all_episode_folders
@@ -141,6 +144,15 @@ def test_success_that_nobody_measured_is_not_selected_by(two, tmp_path, capsys):
     assert vpl_dataset.main(["split", str(tmp_path / "other"), "--val", "0.5", "--only_success"]) == 2
     assert "has no success label" in capsys.readouterr().err
     assert vpl_dataset.main(["split", str(tmp_path / "other"), "--val", "0.5"]) == 0
+
+
+def test_merge_that_is_terminated_leaves_nothing(two, tmp_path, monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    monkeypatch.setattr(vpl_merge, "_copy", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as exited:
+        vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged"), "--copy"])
+    signal.signal(signal.SIGTERM, before)
+    assert exited.value.code == 143 and not list(tmp_path.iterdir())
 
 
 def test_an_episode_twice_is_refused(two, tmp_path, capsys):
