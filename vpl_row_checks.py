@@ -44,7 +44,7 @@ def check_rows(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
     yield from _cameras(finite, metadata)
     yield from _state(h5, finite)
     if str(h5.attrs.get("task", "")).startswith(DRAWER_TASK):
-        yield from _drawer_task(h5, finite, metadata)
+        yield from _drawer_task(h5, finite)
 
 
 def _time(h5: h5py.File, rows: Rows) -> Found:
@@ -196,11 +196,10 @@ def _ascend(places: list[np.ndarray]) -> bool:
     return True
 
 
-def _drawer_task(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
+def _drawer_task(h5: h5py.File, rows: Rows) -> Found:
     """Observations and drive targets of the drawer task are functions of the other columns."""
     if {"action", "joint_pos_target"} <= rows.keys() and rows["action"].shape[1] == 8:
-        clip = (metadata.get("checkpoint") or {}).get("clip_actions") or np.inf
-        arm = rows["joint_pos_target"][:, :7] - np.clip(rows["action"], -clip, clip)[:, :7]
+        arm = rows["joint_pos_target"][:, :7] - rows["action"][:, :7]
         yield from _constant(arm, "joint_pos_target is not action plus the default pose")
         closes = rows["action"][:, 7] < 0
         fingers = rows["joint_pos_target"][:, 7:9].max(axis=1) < 0.02

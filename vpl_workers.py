@@ -136,18 +136,20 @@ class _Threads:
             thread.join()
 
     def _work(self, make_handler: MakeHandler, index: int) -> None:
-        handler = make_handler(index)
+        handler = None
         while (entry := self._queues[index].get()) is not None:
             item, frames = entry
             if self._error is None and not self._stopped:
                 try:
+                    handler = handler or make_handler(index)
                     for result in handler.handle(item, frames):
                         self._results.put(result)
                 except Exception as error:  # raised again in the stepping thread
                     self._error = error
             del entry, item, frames  # or the last batch would stay in memory until the next comes
             self._free[index].release()
-        handler.abandon()
+        if handler is not None:
+            handler.abandon()
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -229,13 +231,13 @@ class _Processes:
             self._report_death(index)
 
     def _receive(self, timeout: float | None) -> None:
-        for pipe in wait(self._pipes, timeout):
-            index = self._pipes.index(pipe)  # type: ignore[arg-type]
+        for ready in wait(self._pipes, timeout):
+            index = self._pipes.index(ready)  # type: ignore[arg-type]
             try:
-                message = self._pipes[index].recv()
+                while self._pipes[index].poll():
+                    self._take(index, *self._pipes[index].recv())
             except (EOFError, OSError):
                 self._report_death(index)
-            self._take(index, *message)
 
     def _take(self, index: int, kind: str, value: Any) -> None:
         if kind == "error":
@@ -270,21 +272,35 @@ def _process_main() -> None:
     pipe, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
     sys.path[:] = pipe.recv()
     make_handler, index = pipe.recv()
-    handler = make_handler(index)
+    entries: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(pipe, entries), daemon=True).start()
+    handler = None
     try:
-        while True:
-            slot, item, start, shape = pipe.recv()
+        handler = make_handler(index)
+        while (entry := entries.get()) is not None:
+            slot, item, start, shape = entry
             frames = None if shape is None else np.ndarray(shape, np.uint8, memory, start)
             for result in handler.handle(item, frames):
                 pipe.send(("result", result))
             del frames
             pipe.send(("free", slot))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the stepping process closed the pipe, or is gone
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the stepping process is gone
     except Exception as error:  # raised again in the stepping process
         pipe.send(("error", _in_a_line(error)))
     finally:
-        handler.abandon()
+        if handler is not None:
+            handler.abandon()
+
+
+def _read(pipe: Connection, entries: queue.SimpleQueue) -> None:
+    """Take what comes, always: with both pipes full, this process and the stepping one would wait for each other."""
+    try:
+        with suppress(EOFError, OSError):  # the stepping process closed the pipe, or is gone
+            while True:
+                entries.put(pipe.recv())
+    finally:
+        entries.put(None)
 
 
 if __name__ == "__main__":

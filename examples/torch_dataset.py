@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 class Rows(Dataset):
     def __init__(self, dataset: str) -> None:
-        self.files = [folder / f"{folder.name}.h5" for folder in sorted(Path(dataset).glob("episode_*"))]
+        self.files = sorted(Path(dataset).glob("episode_*/episode_*.h5"))
         lengths = [int(h5py.File(file).attrs["num_frames"]) for file in self.files]
         self.rows = [(file, row) for file, length in enumerate(lengths) for row in range(length)]
         self.opened: dict[int, h5py.File] = {}  # in each worker of a DataLoader its own
@@ -20,7 +20,9 @@ class Rows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         file, row = self.rows[index]
-        episode = self.opened.setdefault(file, h5py.File(self.files[file]))
+        if file not in self.opened:
+            self.opened[file] = h5py.File(self.files[file])
+        episode = self.opened[file]
         color = torch.from_numpy(episode["color"][row]).permute(0, 3, 1, 2).float() / 255  # (C, 3, H, W)
         numbers = {name: torch.from_numpy(episode[name][row]) for name in ("joint_pos", "joint_pos_target")}
         return {"color": color, **numbers}

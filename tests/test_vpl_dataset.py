@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from conftest import collect_dataset
 
+import collect_tiled_with_checkpoint as collector
 import vpl_dataset
 import vpl_merge
 from replay_episode import main as replay
@@ -125,6 +126,28 @@ def test_datasets_that_do_not_go_together_are_refused(flags, two, tmp_path, caps
     assert vpl_dataset.main(["merge", str(two[0]), str(other), "--output", str(tmp_path / "merged")]) == 2
     assert re.search(r"other.* does not go with .*: not the same (cameras|video_interval)", capsys.readouterr().err)
     assert not (tmp_path / "merged").exists()
+
+
+def test_policies_that_clip_their_actions_are_merged_with_others(two, tmp_path):
+    """What was clipped is what is recorded; a merged metadata.json has the first dataset's checkpoint only."""
+    shutil.copytree(two[0], tmp_path / "clipped")
+    path = tmp_path / "clipped" / "metadata.json"
+    document = json.loads(path.read_text())
+    document["checkpoint"]["clip_actions"] = 0.3
+    path.write_text(json.dumps(document))
+    vpl_dataset.main(["merge", str(tmp_path / "clipped"), str(two[1]), "--output", str(tmp_path / "merged")])
+    assert validate(tmp_path / "merged") == []
+
+
+def test_folders_that_a_user_made_of_episodes_are_left_alone(two, tmp_path, capsys):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(two[0], dataset)
+    for name in ("episode_000 (copy)", "episode_000.bak", "episode_1a", "episode_001_old"):
+        shutil.copytree(dataset / "episode_000", dataset / name)
+    assert vpl_dataset.main(["validate", str(dataset)]) == 0
+    assert "2 episodes, no problems" in capsys.readouterr().out
+    assert collector.main(["--resume", str(dataset)]) == 0
+    assert len(list(dataset.glob("episode_*"))) == 6
 
 
 def test_datasets_with_other_labels_are_not_merged(two, tmp_path, capsys):

@@ -1,0 +1,70 @@
+"""The pool of writers by itself: it neither stops nor loses an error, whoever talks first."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vpl_workers import WorkerError, WriterPool
+
+
+class Talker:
+    """Answers each item with as many results as it says."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def handle(self, item: Any, _frames: np.ndarray | None) -> list[Any]:
+        num_results, _ = item
+        return ["a row of metadata.json" * 30] * num_results
+
+    def abandon(self) -> None: ...
+
+
+def broken(index: int) -> Talker:
+    raise ImportError(f"no libx264 for writer {index}")
+
+
+def within(seconds: float, work: Any) -> Any:
+    """What `work` returns; fails if it has not ended by then."""
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "it waits for ever"
+    return results[0]
+
+
+@pytest.mark.parametrize("use_processes", [False, True])
+def test_pool_and_worker_may_both_have_much_to_say(use_processes):
+    """More than a pipe holds, each way: a writer's rows of a thousand episodes, and the next step's columns."""
+    pool = WriterPool(Talker, workers=1, use_processes=use_processes, slots=2, frame_bytes=[0])
+
+    def talk() -> int:
+        results = pool.submit([(2000, None)], [None])
+        for _ in range(3):
+            results += pool.submit([(0, b"x" * 4_000_000)], [None])
+        return len(results + pool.close())
+
+    assert within(60, talk) == 2000
+
+
+@pytest.mark.parametrize("use_processes", [False, True])
+def test_handler_that_cannot_be_made_is_reported(use_processes):
+    pool = WriterPool(broken, workers=2, use_processes=use_processes, slots=1, frame_bytes=[0, 0])
+
+    def talk() -> str:
+        try:
+            for _ in range(5):
+                pool.submit([(0, None)] * 2, [None] * 2)
+            pool.close()
+        except WorkerError as error:
+            return str(error)
+        finally:
+            pool.abort()
+        return "nothing was reported"
+
+    assert "no libx264 for writer" in within(60, talk)
