@@ -28,6 +28,8 @@ MAY_DIFFER = {
     "kit_args", "self_check",
 }  # fmt: skip
 """Flags that change nothing in an episode that is yet to be collected (the checkpoint's content is compared)."""
+WARP_FLAGS = ("samples_per_pixel", "shadows")
+"""What only MuJoCo Warp draws."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
@@ -156,6 +158,8 @@ def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[s
     metadata = json.loads((dataset / "metadata.json").read_text())
     if "sources" in metadata:
         parser.error(f"--resume {dataset} was merged from several datasets; resume those and merge again")
+    if "replayed" in metadata:
+        parser.error(f"--resume {dataset} was filmed by replay_episode.py; film {metadata['replayed']['from']} again")
     arguments = metadata["arguments"] | {"simulator": metadata["simulator"]}
     arguments |= {key: Path(arguments[key]) for key in ("checkpoint", "data_root")}
     return metadata | {"arguments": arguments}
@@ -196,8 +200,6 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
     check_camera_flags(parser, args)
-    if (args.samples_per_pixel > 1 or args.shadows) and args.simulator != "mujoco_warp":
-        parser.error(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {args.simulator}")
     if not (math.isfinite(args.env_spacing) and args.env_spacing > 0):
         parser.error(f"--env_spacing must be above 0, got {args.env_spacing}")
     if args.fps is not None and not 0.1 <= args.fps <= 1000:
@@ -223,12 +225,14 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
 
 
 def check_camera_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Refuse sizes and places that no camera can have."""
+    """Refuse sizes and places that no camera can have, and what the simulator cannot draw."""
     for flag in ("width", "height"):
         if not 16 <= getattr(args, flag) <= 4096 or getattr(args, flag) % 2:
             parser.error(f"--{flag} must be even (H.264) and from 16 to 4096, got {getattr(args, flag)}")
     if args.samples_per_pixel not in (1, 4, 9, 16):
         parser.error(f"--samples_per_pixel must be 1, 4, 9 or 16, got {args.samples_per_pixel}")
+    if (args.samples_per_pixel > 1 or args.shadows) and args.simulator != "mujoco_warp":
+        parser.error(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {args.simulator}")
     for flag in ("wrist_cam_offset", "wrist_cam_look_offset", "overview_cam_eye", "overview_cam_target"):
         if not all(map(math.isfinite, getattr(args, flag))):
             parser.error(f"--{flag} must be three finite numbers, got {' '.join(map(str, getattr(args, flag)))}")

@@ -23,7 +23,15 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
-from collect_flags import add_camera_flags, camera_rows, cameras, check_camera_flags, check_seed_and_device, new_path
+from collect_flags import (
+    WARP_FLAGS,
+    add_camera_flags,
+    camera_rows,
+    cameras,
+    check_camera_flags,
+    check_seed_and_device,
+    new_path,
+)  # fmt: skip
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError
@@ -227,9 +235,9 @@ def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.nd
 
 def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
     """The new dataset's description: the recorded one's, but for its pictures."""
-    metadata, arguments = args.metadata, args.metadata["arguments"]
+    metadata, arguments = args.metadata, args.metadata["arguments"] | args.drawn
     name = f"{metadata['task'].replace('/', '_')}_{arguments['sim_or_real']}_{arguments['robot_name']}"
-    kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions") if key in metadata}
+    kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions", "sources") if key in metadata}
     return DatasetCfg(
         root=new_path(args.data_root, name), task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
         steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
@@ -239,6 +247,7 @@ def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
         success_metric=env.task.success_metric, success_threshold=env.task.success_threshold,
         language_instruction=env.task.language_instruction, video_interval=arguments["video_interval"],
         fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",
+        episode_attrs=dict(map(own_attrs, args.folders)),
         metadata={
             **kept, "arguments": arguments, "versions": metadata["versions"] | env.describe(),
             "cameras": camera_rows(args.cameras),
@@ -247,8 +256,17 @@ def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
     )  # fmt: skip
 
 
+def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:
+    """An episode's index, and those of its attributes that need not be its dataset's."""
+    with load_episode(folder) as episode:
+        attrs = episode.attrs
+    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source")}
+
+
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and refuse; adds `metadata`, `folders`, `num_envs` and `cameras`. Camera flags default to the recorded."""
+    """Parse and refuse; adds `metadata`, `folders`, `num_envs`, `cameras` and `drawn`, the flags that may differ from
+    the recorded ones; those of cameras default to them.
+    """
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
         usage=argparse.SUPPRESS,
@@ -261,7 +279,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--simulator", default=None, choices=tuple(SIMULATORS), help="[the recorded one]")
     parser.add_argument("--device", default=None, help="torch device [cpu with mujoco, else cuda:0]")
     add_camera_flags(parser)
-    path = parser.parse_known_args(argv)[0].path
+    known = parser.parse_known_args(argv)[0]
+    path = known.path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
     root = folders[0].parent if folders else path
     if not folders or not (root / "metadata.json").is_file():
@@ -273,6 +292,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]
     arguments = {name: value for name, value in metadata["arguments"].items() if name in names}
+    if (known.simulator or metadata["simulator"]) != "mujoco_warp":  # what others cannot draw is not asked of them
+        arguments = {name: value for name, value in arguments.items() if name not in WARP_FLAGS}
     args = parser.parse_args(argv, argparse.Namespace(**arguments))
     args.metadata, args.folders = metadata, folders
     args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
@@ -289,6 +310,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         check_seed_and_device(parser, args)
         check_camera_flags(parser, args)
         args.cameras = cameras(args)
+        args.drawn = {name: getattr(args, name) for name in ("num_envs", *names)}
     except ValueError as error:
         parser.error(str(error))
     return args

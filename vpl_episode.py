@@ -118,6 +118,8 @@ class DatasetCfg:
     """Writers in processes instead of threads; see vpl_workers.py."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
+    episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
+    """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
 
     @property
     def batch_bytes(self) -> int:
@@ -201,6 +203,7 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
+        self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
             values = (success, cfg.success_metric, cfg.success_threshold)

@@ -13,6 +13,7 @@ import pytest
 from conftest import collect_dataset
 
 import replay_episode
+import vpl_dataset
 from vpl_dataset import iter_episodes, load_episode
 from vpl_validate import validate
 
@@ -34,7 +35,17 @@ def same(a: h5py.Group, b: h5py.Group) -> bool:
     return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
 
 
-@pytest.mark.parametrize("which", ["dataset", "sparse"])
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory) -> Path:
+    """Two datasets of two episodes with other seeds, as one."""
+    folder = tmp_path_factory.mktemp("merged")
+    flags = "--num_envs 2 --num_episodes 1 --steps 10 --width 32 --height 32 --seed".split()
+    parts = [collect_dataset(folder / seed, *flags, seed) for seed in ("42", "5")]
+    assert vpl_dataset.main(["merge", *map(str, parts), "--output", str(folder / "merged")]) == 0
+    return folder / "merged"
+
+
+@pytest.mark.parametrize("which", ["dataset", "sparse", "merged"])
 def test_states_filmed_again_give_the_same_files(which, request, tmp_path):
     recorded = request.getfixturevalue(which)
     assert replay(recorded, "--data_root", tmp_path) == 0
@@ -74,6 +85,32 @@ def test_other_size_cameras_and_light(sparse, tmp_path):
         assert (episode["action"][:] == before["action"][:]).all()
     metadata = json.loads((filmed / "metadata.json").read_text())
     assert metadata["replayed"]["from"] == str(sparse / "episode_001") and metadata["replayed"]["light"] == 0.5
+    assert (metadata["arguments"]["width"], metadata["arguments"]["enable_wrist_camera"]) == (96, True)
+    assert replay(filmed, "--data_root", tmp_path / "again") == 0  # camera flags default to those of what is filmed
+    (again,) = (tmp_path / "again").iterdir()
+    with load_episode(again / "episode_001") as episode:
+        assert episode["color"].shape == (10, 2, 64, 96, 3)
+
+
+def test_filmed_dataset_is_not_resumed(sparse, tmp_path, capsys):
+    assert replay(sparse, "--data_root", tmp_path) == 0
+    (filmed,) = tmp_path.iterdir()
+    with pytest.raises(SystemExit):
+        collect_dataset(tmp_path, "--resume", str(filmed))
+    assert "was filmed by replay_episode.py" in capsys.readouterr().err
+
+
+def test_pictures_of_a_gpu_are_filmed_without_one(sparse, tmp_path):
+    """Its flags for pictures are not asked of MuJoCo, and the new dataset does not claim them."""
+    shutil.copytree(sparse, tmp_path / "gpu")
+    path = tmp_path / "gpu" / "metadata.json"
+    document = json.loads(path.read_text())
+    document["arguments"] |= {"shadows": True, "samples_per_pixel": 4}
+    path.write_text(json.dumps(document | {"simulator": "mujoco_warp"}))
+    assert replay(tmp_path / "gpu", "--simulator", "mujoco", "--data_root", tmp_path / "out") == 0
+    (filmed,) = (tmp_path / "out").iterdir()
+    arguments = json.loads((filmed / "metadata.json").read_text())["arguments"]
+    assert (arguments["shadows"], arguments["samples_per_pixel"]) == (False, 1)
 
 
 @pytest.mark.parametrize(("mode", "unit"), [("states", "0 levels of 255"), ("actions", "0 rad")])
@@ -96,6 +133,7 @@ def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
         (["{sparse}", "--light", "0"], "--light must be from 0.05 to 10, got 0.0"),
         (["{sparse}", "--width", "15"], "--width must be even"),
         (["{sparse}", "--device", "cuda:7"], "--device cuda:7"),
+        (["{sparse}", "--shadows"], "--shadows are of --simulator mujoco_warp, this is mujoco"),
     ],
 )
 def test_bad_input_is_one_line(sparse, capsys, arguments, words):
