@@ -124,6 +124,10 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyError as error:
+        what = f"{error.args[0]}; vpl_dataset.py validate says which"
+        print(f"error: an episode of {args.dataset} is not whole: {what}", file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import zlib
@@ -20,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
@@ -339,25 +339,22 @@ def final_metric(h5: h5py.File, metric: str) -> float:
 
 
 @contextmanager
-def published(output: Path) -> Iterator[Path]:
+def published(output: Path, replace: bool = False) -> Iterator[Path]:
     """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
 
     Raises:
-        FileExistsError: `output` exists.
+        FileExistsError: `output` exists, and is no file to `replace`.
     """
-    _refuse_existing(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    if not replace:
+        _refuse_existing(output)
+    # cleaning up after a failure must not hide it
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as folder:
+        partial = Path(folder) / output.name
         yield partial
-        _refuse_existing(output)  # it may have come meanwhile
+        if not replace:
+            _refuse_existing(output)  # it may have come meanwhile
         partial.rename(output)
-    except BaseException:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)  # the first error is the one to see
-        else:
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def exit_on_sigterm() -> None:

@@ -24,9 +24,11 @@ import imageio.v3 as iio
 import numpy as np
 
 from vpl_dataset import Episode, load_episode
-from vpl_episode import all_episode_folders
+from vpl_episode import all_episode_folders, published
 
 PAGE = Path(__file__).parent / "report"
+MARK = '<meta name="generator" content="vpl_dataset.py view">'
+"""Of report/page.html: what pages are known by that may be replaced."""
 MOST_ROWS = 240
 THUMBNAIL_PX = 112
 CURVES = ("joint_pos", "action", "drawer_pos", "reward", "ee_position")
@@ -35,7 +37,14 @@ RANGES = 32767
 
 
 def write_report(dataset: Path) -> Path:
-    """Write `report.html` into the dataset's folder, in the place of an earlier one; returns its path."""
+    """Write `report.html` into the dataset's folder, in the place of an earlier one; returns its path.
+
+    Raises:
+        ValueError: there is another page of this name.
+    """
+    path = dataset / "report.html"
+    if path.exists() and MARK not in path.read_text(errors="replace"):
+        raise ValueError(f"{path} is not of this program, which would write there; give it another name")
     folders = all_episode_folders(dataset)
     numbers = bytearray()
     episodes = []
@@ -48,12 +57,11 @@ def write_report(dataset: Path) -> Path:
     for name, text in {
         "TITLE": html.escape(data["name"]), "UPLOT_CSS": (PAGE / "uPlot.min.css").read_text(),
         "UPLOT_JS": (PAGE / "uPlot.iife.min.js").read_text(), "PAGE_JS": (PAGE / "page.js").read_text(),
-        "DATA": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"), "NUMBERS": packed,
+        "DATA": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"), "NUMBERS": packed,
     }.items():  # fmt: skip
         page = page.replace(f"{{{{{name}}}}}", text)
-    path, new = dataset / "report.html", dataset / ".report.html.new"
-    new.write_text(page)
-    os.replace(new, path)
+    with published(path, replace=True) as new:
+        new.write_text(page)
     return path
 
 
@@ -69,9 +77,9 @@ def describe(episode: Episode, dataset: Path, numbers: bytearray) -> dict[str, A
             for camera, name in enumerate(episode.camera_names)
         ],
         "size": list(file["color"].shape[2:4]),
-        "fps": attrs.get("fps", 30.0),
+        "fps": attrs["fps"],
         "frames": length,
-        "seconds": length * attrs.get("step_dt", 0.0) * attrs.get("video_interval", 1),
+        "seconds": length * attrs["step_dt"] * attrs["video_interval"],
         "success": attrs.get("success"),
         "failed": episode.folder.parent.name == "failed",
         "text": attrs.get("language_instruction", ""),
@@ -88,13 +96,14 @@ def describe(episode: Episode, dataset: Path, numbers: bytearray) -> dict[str, A
             poses = file["extrinsics"][:, camera, :3][rows]
             video["pose"] = pack(poses.reshape(len(rows), 12), numbers)
             if "intrinsics" in file and camera < len(file["intrinsics"]):
-                video["focal"] = file["intrinsics"][camera, 0, 0] / file["color"].shape[3]
+                focal = file["intrinsics"][camera, 0, 0] / file["color"].shape[3]
+                video |= {"focal": focal} if np.isfinite(focal) else {}
     return described
 
 
 def pack(columns: np.ndarray, numbers: bytearray) -> dict[str, Any]:
     """Append columns (T,) or (T, D) in 16 bits, one after the other; returns where they are and what they stand for."""
-    columns = np.nan_to_num(columns.reshape(len(columns), -1).T.astype(float))
+    columns = np.nan_to_num(columns.reshape(len(columns), -1).T.astype(float), posinf=0, neginf=0)
     low, high = columns.min(axis=1), columns.max(axis=1)
     scale = np.maximum(high - low, 1e-9) / RANGES
     at = len(numbers) // 2
@@ -143,6 +152,9 @@ class _Handler(SimpleHTTPRequestHandler):
             return
         size = path.stat().st_size
         end = min(int(last) if last.isdigit() else size - 1, size - 1)
+        if int(first) > end:
+            self.send_error(416)  # not satisfiable
+            return
         self.send_response(206)
         self.send_header("Content-Type", self.guess_type(str(path)))
         self.send_header("Content-Range", f"bytes {first}-{end}/{size}")

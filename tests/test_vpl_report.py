@@ -9,8 +9,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+import h5py
+import numpy as np
 import pytest
 
 import vpl_dataset
@@ -140,11 +143,51 @@ def test_served_to_another_machine_in_parts(dataset, report):
         url = f"http://127.0.0.1:{port}/{video.relative_to(dataset)}"
         with urlopen(Request(url, headers={"Range": "bytes=100-199"})) as answer:
             assert answer.status == 206 and answer.read() == video.read_bytes()[100:200]
+        for beyond in ("bytes=999999999-", "bytes=50-20"):
+            with pytest.raises(HTTPError, match="416"):
+                urlopen(Request(url, headers={"Range": beyond}))
         with urlopen(f"http://127.0.0.1:{port}/report.html") as answer:
             assert answer.read() == report.read_bytes()
     finally:
         process.terminate()
         process.wait(10)
+
+
+@pytest.fixture
+def damaged(dataset, tmp_path) -> Path:
+    """A dataset of one episode, to be spoilt."""
+    shutil.copytree(dataset / "episode_000", tmp_path / "set" / "episode_000")
+    return tmp_path / "set"
+
+
+def test_a_page_of_the_users_is_not_replaced(damaged, capsys):
+    page = damaged / "report.html"
+    page.write_text("my own notes")
+    assert vpl_dataset.main(["view", str(damaged)]) == 2
+    assert "is not of this program" in capsys.readouterr().err and page.read_text() == "my own notes"
+    page.unlink()
+    for _ in range(2):  # its own is
+        assert vpl_dataset.main(["view", str(damaged)]) == 0
+    assert {path.name for path in damaged.iterdir()} == {"episode_000", "report.html"}
+
+
+def test_numbers_that_are_none_do_not_blank_the_page(damaged, browser):
+    with h5py.File(damaged / "episode_000" / "episode_000.h5", "r+") as file:
+        file["intrinsics"][0, 0, 0] = np.nan
+        file["joint_pos"][3, 2] = np.inf
+    page = browser.new_page()
+    page.goto(write_report(damaged).resolve().as_uri())
+    page.wait_for_selector("body[data-ready=yes]", timeout=10_000)
+    page.close()
+
+
+@pytest.mark.parametrize("command", ["view", "info", "stats"])
+def test_episode_without_images_is_one_line(damaged, capsys, command):
+    with h5py.File(damaged / "episode_000" / "episode_000.h5", "r+") as file:
+        del file["color"]
+    assert vpl_dataset.main([command, str(damaged)]) == 1
+    error = capsys.readouterr().err
+    assert "is not whole" in error and "'color'" in error and error.count("\n") == 1
 
 
 def test_port_that_cannot_be_had_is_one_line(dataset, capsys):
