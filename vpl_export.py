@@ -7,8 +7,8 @@
 
 Actions are the drives' joint targets (rad, m), absolute; `--action action` takes the policy's raw output instead. What
 columns mean, their names, units, frames and orders, and the cameras' calibration go into each export as `vpl`: a key of
-LeRobot's meta/info.json, else an attribute (JSON in HDF5). Where splits.json is there its train and val lists are what
-is exported, in this order, and the formats that know splits get them.
+LeRobot's meta/info.json, else an attribute (JSON in HDF5). Where splits.json is there its lists train and val are what
+is exported, in this order, and the formats that know splits (LeRobot's, robomimic's) get them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published
-from vpl_stats import FRAMES_PER_EPISODE, column_stats, read_json, split_folders, split_lists, succeeded
+from vpl_stats import FRAMES_PER_EPISODE, column_stats, read_json, split_folders, split_lists, spread_rows, succeeded
 from vpl_video import write_mp4
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
@@ -88,7 +88,7 @@ def export_robomimic(export: Export, output: Path) -> None:
     robomimic's actors end in a tanh, so `actions` are in [-1, 1]: column = offset + scale * actions, with the
     attributes action_offset and action_scale of data/, from the smallest and largest values of the exported episodes.
     """
-    stats = column_stats(export.folders)[export.action]
+    stats = column_stats(export.folders, [export.action])[export.action]
     low, high = np.array(stats["min"]), np.array(stats["max"])
     offset, scale = (high + low) / 2, np.maximum((high - low) / 2, 1e-6)
     with h5py.File(output, "w", rdcc_nbytes=0) as file:
@@ -122,7 +122,8 @@ def export_robomimic(export: Export, output: Path) -> None:
 def export_act(export: Export, output: Path) -> None:
     """A folder of HDF5s: action, observations/qpos, observations/qvel and observations/images/<camera>."""
     output.mkdir()
-    about = json.dumps(export.about())
+    of_all = ("episodes", "splits")  # not in each file; `source` says which episode it is
+    about = json.dumps({key: value for key, value in export.about().items() if key not in of_all})
     lengths = set()
     for index, episode in export.episodes():
         with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0) as file:
@@ -292,7 +293,7 @@ class RecordedVideos:
         from lerobot.datasets.compute_stats import RunningQuantileStats
 
         color, stats = self.episode["color"], RunningQuantileStats()
-        for row in np.unique(np.linspace(0, len(color) - 1, min(len(color), FRAMES_PER_EPISODE)).astype(int)):
+        for row in spread_rows(len(color), FRAMES_PER_EPISODE):
             stats.update(color[row, camera][::2, ::2].reshape(-1, 3))
         return stats.get_statistics()
 
@@ -363,12 +364,15 @@ def check_library(name: str) -> None:
 
 
 def choose(dataset: Path, split: str | None, action: str, only_success: bool) -> Export:
-    """The episodes to export: those of one list, of all lists where there are some, else all.
+    """The episodes to export: those of one list, else of train and val where there are lists, else all.
 
     Raises:
         ValueError: there is no such list, nothing is left, or metadata.json is damaged.
     """
-    names = [split] if split else list(split_lists(dataset))
+    lists = split_lists(dataset)
+    names = [split] if split else [name for name in ("train", "val") if lists.get(name)]
+    if lists and not names:
+        raise ValueError(f"{dataset / 'splits.json'} has no train or val; give one of its lists with --split")
     chosen = {name: split_folders(dataset, name) for name in names} or {"": episode_folders(dataset)}
     if only_success:
         chosen = {name: [folder for folder in folders if succeeded(folder)] for name, folders in chosen.items()}
@@ -376,8 +380,8 @@ def choose(dataset: Path, split: str | None, action: str, only_success: bool) ->
     if not folders:
         raise ValueError(f"{dataset}: no episode is left to export")
     ends = np.cumsum([len(part) for part in chosen.values()]).tolist()
-    lists = {n: list(range(end - len(chosen[n]), end)) for n, end in zip(chosen, ends, strict=True) if n}
-    return Export(dataset.resolve().name, folders, lists, action, read_json(dataset / "metadata.json"))
+    numbers = {n: list(range(end - len(chosen[n]), end)) for n, end in zip(chosen, ends, strict=True) if n}
+    return Export(dataset.resolve().name, folders, numbers, action, read_json(dataset / "metadata.json"))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import numpy as np
 
 from vpl_dataset import Episode, load_episode
 from vpl_episode import all_episode_folders, published
+from vpl_stats import spread_rows
 
 PAGE = Path(__file__).parent / "report"
 MARK = '<meta name="generator" content="vpl_dataset.py view">'
@@ -69,7 +70,7 @@ def describe(episode: Episode, dataset: Path, numbers: bytearray) -> dict[str, A
     """What the page knows of an episode; its curves are appended to `numbers`."""
     attrs, file = episode.attrs, episode.h5
     length = len(file["color"])
-    rows = np.unique(np.linspace(0, length - 1, min(length, MOST_ROWS)).round().astype(int))
+    rows = spread_rows(length, MOST_ROWS)
     described = {
         "name": episode.folder.name,
         "videos": [

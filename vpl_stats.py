@@ -18,25 +18,32 @@ import numpy as np
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import SCHEMA
 
-NOT_LEARNT = ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
-"""Columns without statistics; `color` has its own."""
+LEARNT = tuple(
+    name for name in SCHEMA if name not in ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
+)  # fmt: skip
+"""Columns with statistics; `color` has its own."""
 FRAMES_PER_EPISODE = 16
 """Of each camera, evenly spaced, for the statistics of `color`: neighbouring frames are alike."""
 
 
-def column_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Of each low-dimensional column: mean, std, min, max and the quantiles q01 and q99, each (D,), names and unit."""
+def spread_rows(length: int, most: int) -> np.ndarray:
+    """At most `most` of the rows 0 ... length - 1, evenly spaced, with the first and the last; (K,) int64."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
+
+
+def column_stats(folders: Iterable[Path], columns: Iterable[str] = LEARNT) -> dict[str, dict[str, Any]]:
+    """Of each of these columns: mean, std, min, max and the quantiles q01 and q99, each (D,), names and unit."""
     rows: dict[str, list[np.ndarray]] = {}
     names: dict[str, list[str]] = {}
     for folder in folders:
         with load_episode(folder) as episode:
-            for name in SCHEMA.keys() - set(NOT_LEARNT):
+            for name in columns:
                 if name in episode.h5:
                     rows.setdefault(name, []).append(episode[name][:].reshape(len(episode[name]), -1))
                     names[name] = episode.element_names(name)
     stats = {}
-    for name in (name for name in SCHEMA if name in rows):
-        data = np.concatenate(rows[name]).astype(float)
+    for name, parts in rows.items():
+        data = np.concatenate(parts).astype(float)
         low, high = np.quantile(data, (0.01, 0.99), axis=0)
         stats[name] = {
             "count": len(data), "mean": data.mean(axis=0).tolist(), "std": data.std(axis=0).tolist(),
@@ -51,8 +58,7 @@ def image_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
     counts: dict[str, np.ndarray] = {}
     for folder in folders:
         with load_episode(folder) as episode:
-            length = len(episode["color"])
-            for row in np.unique(np.linspace(0, length - 1, min(length, FRAMES_PER_EPISODE)).round().astype(int)):
+            for row in spread_rows(len(episode["color"]), FRAMES_PER_EPISODE):
                 for camera, name in enumerate(episode.camera_names):
                     image = episode["color"][row, camera].reshape(-1, 3)
                     of_image = [np.bincount(channel, minlength=256) for channel in image.T]
@@ -86,9 +92,7 @@ def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str,
     """
     kinds: dict[bool, list[str]] = {True: [], False: []}
     for folder in episode_folders(dataset):
-        with load_episode(folder) as episode:
-            labelled = "success" in episode.attrs or only_success
-        kinds[succeeded(folder) if labelled else True].append(folder.name)
+        kinds[succeeded(folder, unlabelled=None if only_success else True)].append(folder.name)
     if only_success:
         kinds[False] = []
     rng = np.random.default_rng(seed)
@@ -105,16 +109,17 @@ def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str,
     }  # fmt: skip
 
 
-def succeeded(folder: Path) -> bool:
-    """Whether an episode is labelled as successful.
+def succeeded(folder: Path, unlabelled: bool | None = None) -> bool:
+    """Whether an episode is labelled as successful; `unlabelled` is what counts without a label.
 
     Raises:
-        ValueError: it has no label.
+        ValueError: it has no label, and `unlabelled` is None.
     """
     with load_episode(folder) as episode:
-        if "success" not in episode.attrs:
-            raise ValueError(f"--only_success: {folder} has no success label")
-        return bool(episode.attrs["success"])
+        label = episode.attrs.get("success", unlabelled)
+    if label is None:
+        raise ValueError(f"--only_success: {folder} has no success label")
+    return label
 
 
 def split_lists(dataset: Path) -> dict[str, list[str]]:

@@ -32,6 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from recorders import cpu_s
 from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
@@ -193,12 +194,6 @@ def copy_s(env: DrawerEnv, sample: Sample) -> float:
         torch.cuda.synchronize()
 
     return min(timed(copy) for _ in range(5))
-
-
-def cpu_s() -> float:
-    """CPU time of this process and of the writers that have ended."""
-    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -52,12 +52,12 @@ def collect(folder: Path, flags: list[str]) -> dict[str, Any]:
     script = Path(__file__).parent.parent / "collect_tiled_with_checkpoint.py"
     command = [sys.executable, str(script), *flags, "--data_root", str(folder)]
     samples, start = [], time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with tempfile.TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output) as process:
         while process.poll() is None:
             samples.append((round(time.monotonic() - start, 1), round(host_mb(process.pid)), gpu_mb()))
             time.sleep(EVERY_S)
-        assert process.stdout is not None
-        said = process.stdout.read().splitlines()
+        output.seek(0)
+        said = output.read().splitlines()
     assert process.returncode == 0, said
     _, host, gpu = np.array(samples, float).T
     quarters = [slice(len(host) * i // 4, max(1, len(host) * (i + 1) // 4)) for i in range(4)]

@@ -247,6 +247,7 @@ def measure(record: Record, frames: np.ndarray, folder: Path) -> dict[str, float
 
 
 def cpu_s() -> float:
+    """CPU time of this process and of the children that have ended, s."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

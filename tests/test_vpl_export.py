@@ -147,14 +147,15 @@ def check_about(about: dict) -> None:
     assert about["columns"]["ee_rotation"]["names"] == ["x", "y", "z", "w"]
     assert about["conventions"]["units"] == "m, rad, s" and "OpenCV" in about["columns"]["extrinsics"]["meaning"]
     assert [camera["name"] for camera in about["cameras"]] == ["overview", "wrist"]
-    assert len(about["splits"]["train"]) == 8 and about["step_dt"] == pytest.approx(1 / 60)
+    assert about["step_dt"] == pytest.approx(1 / 60)
 
 
 def test_act_export_is_what_was_recorded(splits, tmp_path):
     folder = export("act", splits, tmp_path / "out")
     with h5py.File(folder / "episode_9.hdf5") as file:
         check_about(about := json.loads(file.attrs["vpl"]))
-        with load_episode(splits / about["episodes"][9]) as episode:
+        assert not {"episodes", "splits"} & about.keys()  # of ten thousand, in each of ten thousand files
+        with load_episode(splits / file.attrs["source"]) as episode:
             for camera, name in enumerate(("overview", "wrist")):
                 assert np.array_equal(file[f"observations/images/{name}"][:], episode["color"][:, camera])
             for name, column in (("action", "joint_pos_target"), ("observations/qpos", "joint_pos")):
@@ -175,12 +176,31 @@ def test_robomimic_export_is_what_was_recorded(splits, tmp_path):
 
 def test_zarr_export_is_what_was_recorded(splits, tmp_path):
     root = zarr.open_group(str(export("zarr", splits, tmp_path / "out.zarr")), mode="r")
-    check_about(root.attrs["vpl"])
+    check_about(about := root.attrs["vpl"])
+    assert len(about["splits"]["train"]) == 8
     assert list(root["meta/episode_ends"][:]) == list(range(60, 601, 60))
     with load_episode(splits / root.attrs["vpl"]["episodes"][9]) as episode:
         assert np.array_equal(root["data/overview_image"][540:], episode["color"][:, 0])
         assert np.array_equal(root["data/action"][540:], episode["joint_pos_target"][:])
         assert np.array_equal(root["data/wrist_extrinsics"][540:], episode["extrinsics"][:, 1])
+
+
+def test_what_is_held_out_stays_out(splits, tmp_path, capsys):
+    """Of one's own lists only train and val are exported unasked, and an empty one is no error."""
+    copy = tmp_path / "copy"
+    shutil.copytree(splits, copy, copy_function=os.link)
+    (copy / "splits.json").unlink()
+    lists = {"test": ["episode_000"], "val": [], "train": ["episode_001", "episode_002"]}
+    (copy / "splits.json").write_text(json.dumps(lists))
+    with h5py.File(export("robomimic", copy, tmp_path / "out.hdf5")) as file:
+        assert [demo.attrs["source"] for demo in file["data"].values()] == ["episode_001", "episode_002"]
+        assert "valid" not in file["mask"]
+    with h5py.File(export("robomimic", copy, tmp_path / "test.hdf5", "--split", "test")) as file:
+        assert [demo.attrs["source"] for demo in file["data"].values()] == ["episode_000"]
+    (copy / "splits.json").write_text(json.dumps({"test": ["episode_000"]}))
+    with pytest.raises(SystemExit):
+        export("robomimic", copy, tmp_path / "none.hdf5")
+    assert "has no train or val" in capsys.readouterr().err
 
 
 def test_episodes_without_success_are_left_out_on_demand(tmp_path):

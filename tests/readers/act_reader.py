@@ -16,14 +16,17 @@ sys.path.insert(0, os.environ["ACT_SOURCE"])
 import utils
 
 vpl, folder = arguments()
-with h5py.File(folder / "episode_0.hdf5") as file:
-    about = json.loads(file.attrs["vpl"])
+episodes = []
+for index in range(len(list(folder.iterdir()))):
+    with h5py.File(folder / f"episode_{index}.hdf5") as file:
+        about = json.loads(file.attrs["vpl"])
+        episodes.append(file.attrs["source"])
 cameras = [camera["name"] for camera in about["cameras"]]
-train, _, stats, is_sim = utils.load_data(str(folder), len(about["episodes"]), cameras, 4, 2)
+train, _, stats, is_sim = utils.load_data(str(folder), len(episodes), cameras, 4, 2)
 assert is_sim
 
 compared = 0
-for index, name in enumerate(about["episodes"]):
+for index, name in enumerate(episodes):
     color, joints = read(vpl, name, "color"), read(vpl, name, "joint_pos")
     actions = read(vpl, name, about["action"]["column"])
     data = utils.EpisodicDataset([index], str(folder), cameras, stats)
