@@ -52,6 +52,10 @@ REWARD_WEIGHTS = {  # cfg:202-242; each is multiplied by CONTROL_DT
 }
 
 
+TASK_STATE_SPEC = "last_action[8], episode_length, handle_friction"
+"""The columns after the physics' in `sim_state`."""
+
+
 @functools.cache
 def _constant(values: tuple, device: torch.device) -> torch.Tensor:
     """A float32 tensor that is made once: bringing it to a GPU would wait for all that the GPU has to do."""
@@ -155,6 +159,16 @@ class DrawerTaskEnv(ABC):
     def capture(self, render: bool = True) -> Sample:
         """See `DrawerEnv.capture`."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the simulator holds."""
+
+    def __enter__(self) -> DrawerTaskEnv:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
     def start_capture(self, render: bool = True) -> Callable[[], Sample]:
         """See `DrawerEnv.start_capture`."""
         sample = self.capture(render)
@@ -207,7 +221,7 @@ class DrawerTaskEnv(ABC):
 
     def _reset_envs(self, env_ids: torch.Tensor, offset: torch.Tensor) -> None:
         low, high = self._joint_range.T
-        joint_pos = (low.new_tensor(DEFAULT_JOINT_POS) + offset.to(self.device)).clamp(low, high)
+        joint_pos = (_constant(DEFAULT_JOINT_POS, self.device) + offset.to(self.device)).clamp(low, high)
         self._reset_physics(env_ids, joint_pos)
         self.episode_length_buf[env_ids] = 0
         self._last_action[env_ids] = 0
@@ -226,7 +240,7 @@ class DrawerTaskEnv(ABC):
         }  # fmt: skip
 
     def _task_state(self) -> torch.Tensor:
-        """What the task adds to the physics state, (N, 10) float64: last action, episode length, handle friction."""
+        """What the task adds to the physics state, (N, 10) float64; TASK_STATE_SPEC says what."""
         length, friction = self.episode_length_buf[:, None], self.handle_friction[:, None]
         return torch.cat([self._last_action.double(), length.double(), friction], dim=1)
 

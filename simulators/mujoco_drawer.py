@@ -35,7 +35,7 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
-from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv  # noqa: E402
+from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
@@ -63,7 +63,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._drawer = self.model.joint("drawer_top_joint")
         self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
-        self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], last_action[8], episode_length, handle_friction"
+        self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], {TASK_STATE_SPEC}"
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
 
@@ -96,12 +96,6 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         if self._renderer:
             self._renderer.close()
             self._renderer = None
-
-    def __enter__(self) -> MujocoDrawerEnv:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _advance(self, target: torch.Tensor) -> None:
         self._ctrl[:, self._drives] = target.cpu().numpy()

@@ -25,7 +25,7 @@ import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
 from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
-from simulators.drawer_task import CONTROL_DT, DrawerState, DrawerTaskEnv
+from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
 from simulators.warp_kernels import hold_limits, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
@@ -73,7 +73,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._rows = wp.to_torch(rows)
         self._make_graphs(rows)
         self._set_friction()
-        self.state_spec = f"mjSTATE_INTEGRATION[{size}], last_action[8], episode_length, handle_friction"
+        self.state_spec = f"mjSTATE_INTEGRATION[{size}], {TASK_STATE_SPEC}"
         self.reset(cfg.seed)
 
     def _bind(self) -> None:
@@ -218,12 +218,6 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def close(self) -> None:
         """Wait for what the GPU still does."""
         wp.synchronize()
-
-    def __enter__(self) -> MujocoWarpDrawerEnv:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
     def _advance(self, target: torch.Tensor) -> None:
         self._view["ctrl"][:, self._drives] = target
