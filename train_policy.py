@@ -30,7 +30,7 @@ EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
 
 AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
     "seed": 42,
-    "num_steps_per_env": 48,  # there 96 with 4096 envs; 512 envs learn to hook the handle, more often than to take it
+    "num_steps_per_env": 48,  # there 96 with 4096 envs; half as many learn as well, with 1024 and with 4096
     "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
     "actor": {
         "class_name": "MLPModel",
@@ -193,7 +193,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_envs", type=int, default=1024, help="envs simulated side by side")
     parser.add_argument("--max_iterations", type=int, default=200, help="PPO iterations of num_envs x 48 steps")
     parser.add_argument("--save_interval", type=int, default=50, help="iterations between two checkpoints")
-    parser.add_argument("--seed", type=int, default=42, help="fixes the run")
+    parser.add_argument("--seed", type=int, default=42, help="fixes the run (mujoco_warp: its draws)")
     parser.add_argument("--device", default=None, help="torch device of networks and task [the simulator's]")
     parser.add_argument("--log_dir", type=Path, default=None, help="new folder for the results [logs/<date_time>]")
     args = parser.parse_args(argv)

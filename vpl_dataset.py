@@ -33,7 +33,7 @@ class Episode:
     h5: h5py.File
 
     def __getitem__(self, name: str) -> h5py.Dataset:
-        """The dataset `name` of vpl_saver.SCHEMA; slice it to get an array."""
+        """The dataset `name` of vpl_episode.SCHEMA; slice it to get an array."""
         return self.h5[name]
 
     @property
