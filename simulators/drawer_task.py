@@ -38,7 +38,7 @@ OBS_TERMS = {  # cfg:140-152
     "last_action": 8,
 }
 GRASP_WEIGHT = 20.0
-"""Deviation from 0.5: with it the policy hooks the handle with open fingers, which is no demonstration of a grasp."""
+"""Deviation from 0.5, with which the fingers stay open all the way; so they close on the way in (WHAT_IT_DOES.md)."""
 REWARD_WEIGHTS = {  # cfg:202-242; each is multiplied by CONTROL_DT
     "approach_ee_handle": 2.0,
     "align_ee_handle": 0.5,
