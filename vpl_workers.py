@@ -145,7 +145,7 @@ class _Threads:
                     for result in handler.handle(item, frames):
                         self._results.put(result)
                 except Exception as error:  # raised again in the stepping thread
-                    self._error = error
+                    self._error = self._error or error
             del entry, item, frames  # or the last batch would stay in memory until the next comes
             self._free[index].release()
         if handler is not None:
@@ -287,7 +287,8 @@ def _process_main() -> None:
     except (BrokenPipeError, ConnectionResetError):
         pass  # the stepping process is gone
     except Exception as error:  # raised again in the stepping process
-        pipe.send(("error", _in_a_line(error)))
+        with suppress(OSError):  # unless that has given up over another writer's error
+            pipe.send(("error", _in_a_line(error)))
     finally:
         if handler is not None:
             handler.abandon()

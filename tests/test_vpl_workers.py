@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,14 @@ class Talker:
         return ["a row of metadata.json" * 30] * num_results
 
     def abandon(self) -> None: ...
+
+
+class Failing(Talker):
+    """Fails at the first item, the second worker half a second after the first."""
+
+    def handle(self, item: Any, _frames: np.ndarray | None) -> list[Any]:
+        time.sleep(0.5 * self.index)
+        raise OSError(f"writer {self.index} lost its disk")
 
 
 def broken(index: int) -> Talker:
@@ -68,3 +77,13 @@ def test_handler_that_cannot_be_made_is_reported(use_processes):
         return "nothing was reported"
 
     assert "no libx264 for writer" in within(60, talk)
+
+
+@pytest.mark.parametrize("use_processes", [False, True])
+def test_first_failure_is_reported_and_the_others_say_nothing(use_processes, capfd):
+    pool = WriterPool(Failing, workers=2, use_processes=use_processes, slots=1, frame_bytes=[0, 0])
+    with pytest.raises(WorkerError, match="writer 0 lost its disk"):
+        pool.submit([None] * 2, [None] * 2)
+        pool.close()
+    pool.abort()
+    assert capfd.readouterr().err == ""
