@@ -19,6 +19,7 @@ import torch
 
 from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, resolve
+from vpl_episode import read_json
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
@@ -41,9 +42,9 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
         description=description, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
     )
     _add_flags(parser)
-    resumed = _recorded(parser, argv)
-    args = parser.parse_args(argv, argparse.Namespace(**resumed.get("arguments", {})))
     try:
+        resumed = _recorded(parser, argv)
+        args = parser.parse_args(argv, argparse.Namespace(**resumed.get("arguments", {})))
         reason = " (auto)" if args.simulator == "auto" else ""
         args.simulator = resolve(args.simulator)
         args.device = args.device or SIMULATORS[args.simulator].device
@@ -155,7 +156,7 @@ def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[s
         return {}
     if not (dataset / "metadata.json").is_file():
         parser.error(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
-    metadata = json.loads((dataset / "metadata.json").read_text())
+    metadata = read_json(dataset / "metadata.json")
     if "sources" in metadata:
         parser.error(f"--resume {dataset} was merged from several datasets; resume those and merge again")
     if "replayed" in metadata:

@@ -12,7 +12,6 @@ deterministic), and actions drift: PhysX keeps contacts and a solver's warm star
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -31,10 +30,10 @@ from collect_flags import (
     check_camera_flags,
     check_seed_and_device,
     new_path,
-)  # fmt: skip
+)
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import LOW_DIM, DatasetCfg, SaverError
+from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
 from vpl_saver import VPLSaver
 
 CURVE_PX = 90
@@ -287,7 +286,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         parser.error(
             f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
         )
-    metadata = json.loads((root / "metadata.json").read_text())
+    try:
+        metadata = read_json(root / "metadata.json")
+    except ValueError as error:
+        parser.error(str(error))
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]

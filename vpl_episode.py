@@ -318,6 +318,21 @@ def all_episode_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return document
+
+
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
     with h5py.File(folder / f"{folder.name}.h5") as h5:

@@ -31,8 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published
-from vpl_stats import FRAMES_PER_EPISODE, column_stats, read_json, split_folders, split_lists, spread_rows, succeeded
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published, read_json
+from vpl_stats import FRAMES_PER_EPISODE, column_stats, split_folders, split_lists, spread_rows, succeeded
 from vpl_video import write_mp4
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")

@@ -15,8 +15,7 @@ from typing import Any
 
 import h5py
 
-from vpl_episode import LOW_DIM, all_episode_folders, published, read_row
-from vpl_stats import read_json
+from vpl_episode import LOW_DIM, all_episode_folders, published, read_json, read_row
 from vpl_validate import MOTION, motion_digest
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")

@@ -24,7 +24,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from vpl_dataset import Episode, load_episode
-from vpl_episode import all_episode_folders, published
+from vpl_episode import all_episode_folders, published, read_json
 from vpl_stats import spread_rows
 
 PAGE = Path(__file__).parent / "report"
@@ -123,7 +123,7 @@ def thumbnail(image: np.ndarray) -> str:
 def summary(dataset: Path) -> dict[str, Any]:
     """What metadata.json says of the whole."""
     path = dataset / "metadata.json"
-    metadata = json.loads(path.read_text()) if path.is_file() else {}
+    metadata = read_json(path) if path.is_file() else {}
     checkpoint = metadata.get("checkpoint") or {}
     return {
         "task": metadata.get("task", ""), "simulator": metadata.get("simulator", ""),

@@ -8,7 +8,6 @@ Episodes are split, never rows: neighbouring rows are nearly the same, so that a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import SCHEMA
+from vpl_episode import SCHEMA, read_json
 
 LEARNT = tuple(
     name for name in SCHEMA if name not in ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
@@ -159,18 +158,3 @@ def split_folders(dataset: Path, name: str | None) -> list[Path]:
     if not folders:
         raise ValueError(f"{dataset} has no episode here")
     return folders
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} is no JSON object")
-    return document

@@ -50,8 +50,6 @@ REWARD_WEIGHTS = {  # cfg:202-242; each is multiplied by CONTROL_DT
     "action_rate_l2": -1e-2,
     "joint_vel_l2": -1e-4,
 }
-
-
 TASK_STATE_SPEC = "last_action[8], episode_length, handle_friction"
 """The columns after the physics' in `sim_state`."""
 

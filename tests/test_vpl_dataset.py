@@ -128,6 +128,20 @@ def test_datasets_that_do_not_go_together_are_refused(flags, two, tmp_path, caps
     assert not (tmp_path / "merged").exists()
 
 
+@pytest.mark.parametrize("main", [collector.main, replay, vpl_dataset.main])
+def test_metadata_that_is_damaged_is_one_line(main, two, tmp_path, capsys):
+    dataset = tmp_path / "dataset"
+    shutil.copytree(two[0], dataset)
+    (dataset / "metadata.json").write_text('{"task": ')
+    arguments = {collector.main: ["--resume"], vpl_dataset.main: ["view"]}.get(main, [])
+    try:
+        code = main([*arguments, str(dataset)])
+    except SystemExit as error:
+        code = error.code
+    message = capsys.readouterr().err
+    assert code == 2 and "metadata.json is no JSON" in message and message.count("\n") == 1
+
+
 def test_policies_that_clip_their_actions_are_merged_with_others(two, tmp_path):
     """What was clipped is what is recorded; a merged metadata.json has the first dataset's checkpoint only."""
     shutil.copytree(two[0], tmp_path / "clipped")
