@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -349,7 +350,10 @@ def check_library(name: str) -> None:
     except PackageNotFoundError:
         found = "none"
     release = tuple(map(int, re.findall(r"\d+", found)[:3]))
-    if not any(low <= release < high for low, high in NEEDS[name].values()):
+    works = any(low <= release < high for low, high in NEEDS[name].values())
+    if works and name == "lerobot" and find_spec("datasets") is None:
+        works, found = False, f"{found} without its extra dataset"
+    if not works:
         wanted = " or ".join(f"'{requirement}'" for requirement in NEEDS[name])
         raise ValueError(f"{name} is needed, found {found}: pip install {wanted}")
 
