@@ -166,9 +166,14 @@ def run_view(args: argparse.Namespace) -> int:
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    from vpl_stats import column_stats, image_stats, print_stats, split_folders
+    from vpl_stats import column_stats, image_stats, print_stats, split_folders, unlisted
 
     folders = split_folders(args.dataset, args.split)
+    if args.split is None and (args.dataset / "splits.json").is_file():
+        print("note: of all episodes, also of those to validate on; normalize with --split train", file=sys.stderr)
+    if args.split is not None and (missing := unlisted(args.dataset)):
+        count = f"{len(missing)} of {len(episode_folders(args.dataset))}"
+        print(f"note: {count} episodes are in no list of splits.json, the first is {missing[0].name}", file=sys.stderr)
     columns, images = column_stats(folders), image_stats(folders)
     if args.json:
         print(json.dumps({"split": args.split, "columns": columns, "cameras": images}, indent=1))
@@ -193,6 +198,8 @@ def run_merge(args: argparse.Namespace) -> int:
 
     exit_on_sigterm()
     print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
+    if any((dataset / "splits.json").exists() for dataset in args.dataset):
+        print(f"lists of splits.json were not taken over; vpl_dataset.py split {args.output} draws new ones")
     return 0
 
 

@@ -141,6 +141,39 @@ def split_lists(dataset: Path) -> dict[str, list[str]]:
     return lists
 
 
+def unlisted(dataset: Path) -> list[Path]:
+    """The episodes that are in none of the lists of splits.json, but for those that `split --only_success` left out.
+
+    Without splits.json there are none.
+
+    Raises:
+        ValueError: splits.json is damaged.
+    """
+    lists = split_lists(dataset)
+    if not lists:
+        return []
+    named = {episode for episodes in lists.values() for episode in episodes}
+    missing = [folder for folder in episode_folders(dataset) if folder.name not in named]
+    if read_json(dataset / "splits.json").get("only_success"):
+        missing = [folder for folder in missing if succeeded(folder, unlabelled=True)]
+    return missing
+
+
+def check_split_is_complete(dataset: Path) -> None:
+    """Refuse lists that `split` drew before more episodes were collected; a user's own may leave some out.
+
+    Raises:
+        ValueError: with the number of episodes that would be missing, and the remedy.
+    """
+    missing = unlisted(dataset)
+    if missing and "only_success" in read_json(dataset / "splits.json"):  # `split` writes it
+        raise ValueError(
+            f"{dataset / 'splits.json'} lacks {len(missing)} of {len(episode_folders(dataset))} episodes, which were "
+            f"collected after it was drawn, the first is {missing[0].name}; move it and run vpl_dataset.py split "
+            f"{dataset}, or take one list: --split train"
+        )
+
+
 def split_folders(dataset: Path, name: str | None) -> list[Path]:
     """The episodes of the list `name` in the dataset's splits.json; all of them without a name.
 

@@ -174,6 +174,14 @@ def test_files_that_the_documents_name_exist(document):
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|txt|json))`", text)) | set(
         re.findall(r"\]\((\S+?)\)", text)
     )
-    theirs = {"train.py", "python.sh", "isaaclab.sh", "metadata.json", "splits.json", "meta/info.json"}
+    theirs = {
+        "train.py",
+        "python.sh",
+        "isaaclab.sh",
+        "metadata.json",
+        "splits.json",
+        "meta/info.json",
+        "meta/stats.json",
+    }
     ours = named - theirs
     assert {name for name in ours if not any(PROJECT.rglob(name))} == set()

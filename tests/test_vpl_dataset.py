@@ -109,6 +109,13 @@ def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_
     assert {path.name for path in merged.iterdir()} == {"metadata.json", "episode_000", "episode_001", "failed"}
 
 
+def test_merging_says_that_lists_are_not_taken_over(two, tmp_path, capsys):
+    (two[0] / "splits.json").write_text('{"train": ["episode_000"], "val": ["episode_001"]}')
+    assert vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged")]) == 0
+    (two[0] / "splits.json").unlink()
+    assert re.search(r"lists of splits.json were not taken over; .* split .*merged draws", capsys.readouterr().out)
+
+
 def test_merged_dataset_replays_exactly_and_is_not_resumed(two, tmp_path, capsys):
     vpl_dataset.main(["merge", str(two[0]), "--output", str(tmp_path / "merged"), "--copy"])
     assert replay([str(tmp_path / "merged"), "--mode", "actions"]) == 0
