@@ -31,7 +31,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published, read_json
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, published, read_json
+from vpl_files import exit_on_stop_signals
 from vpl_stats import FRAMES_PER_EPISODE, column_stats, split_folders, split_lists, spread_rows, succeeded
 from vpl_video import write_mp4
 
@@ -91,7 +92,7 @@ def export_robomimic(export: Export, output: Path) -> None:
     stats = column_stats(export.folders, [export.action])[export.action]
     low, high = np.array(stats["min"]), np.array(stats["max"])
     offset, scale = (high + low) / 2, np.maximum((high - low) / 2, 1e-6)
-    with h5py.File(output, "w", rdcc_nbytes=0) as file:
+    with h5py.File(output, "w", rdcc_nbytes=0, locking=False) as file:
         data = file.create_group("data")
         for index, episode in export.episodes():
             demo = data.create_group(f"demo_{index}")
@@ -126,7 +127,7 @@ def export_act(export: Export, output: Path) -> None:
     about = json.dumps({key: value for key, value in export.about().items() if key not in of_all})
     lengths = set()
     for index, episode in export.episodes():
-        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0) as file:
+        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0, locking=False) as file:
             file["action"] = episode[export.action][:]
             file["observations/qpos"], file["observations/qvel"] = episode["joint_pos"][:], episode["joint_vel"][:]
             images = file.create_group("observations/images")
@@ -307,7 +308,7 @@ NEEDS = {"lerobot": ((0, 4, 4), (0, 5)), "zarr": ((3,), (4,))}
 
 def main(argv: list[str] | None = None) -> int:
     export, write, output = parse_args(argv)
-    exit_on_sigterm()
+    exit_on_stop_signals()
     try:
         with published(output) as path:
             write(export, path)
