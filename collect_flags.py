@@ -10,7 +10,6 @@ import re
 import resource
 import shutil
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -182,13 +181,6 @@ def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, 
             )
     if jsonable(camera_rows(args.cameras)) != metadata["cameras"]:
         parser.error("--resume: this version places the cameras differently; resume with the version that collected")
-
-
-def new_path(data_root: Path, name: str, suffix: str = "") -> Path:
-    """A path that does not exist, named by the present second; a second run of this second waits for the next."""
-    while (path := data_root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}{suffix}").exists():
-        time.sleep(0.1)
-    return path
 
 
 def jsonable(value: Any) -> Any:

@@ -19,6 +19,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import av
@@ -28,10 +29,11 @@ import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointPolicy
-from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
+from collect_flags import camera_rows, checkpoint_row, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
-from vpl_episode import OPTIONAL, DatasetCfg, SaverError, exit_on_sigterm
+from vpl_episode import OPTIONAL, DatasetCfg, SaverError
+from vpl_files import StopSignal, at_free_name
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -58,23 +60,6 @@ class InputError(ValueError):
     """A flag does not fit the task, which only the simulator knows; one line that names the remedy."""
 
 
-class StopSignal:
-    """The first Ctrl-C or SIGTERM ends the run after the present step, the second at once."""
-
-    number = 0
-    """The signal that came; 0: none."""
-
-    def __init__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.number = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        exit_on_sigterm()
-        os.write(2, b"\nstopping: ended episodes are being published; press Ctrl-C again to leave at once\n")
-
-
 def run(args: argparse.Namespace) -> int:
     """Build policy, simulator and saver, collect, and say what came out."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -87,25 +72,33 @@ def run(args: argparse.Namespace) -> int:
     with load(args.simulator)(simulator_cfg(args)) as env:
         stop = StopSignal()  # now: Kit has set handlers of its own, which would end the process with 0
         check_fit(args, env)
-        dataset = dataset_cfg(args, env)
-        print(f"dataset     {dataset.root}", flush=True)
-        if absent := dataset.metadata["not_recorded"]:
-            print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
         start = time.monotonic()
-        with VPLSaver(dataset, resume=args.resume is not None) as saver, progress_bar(args) as bar:
+        with open_saver(args, env) as saver:
+            stop.hurry = saver.give_up
+            print(f"dataset     {saver.cfg.root}", flush=True)
+            if absent := saver.cfg.metadata["not_recorded"]:
+                print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
             found = total_frames(saver)
-            collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
+            with progress_bar(args) as bar:
+                collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
     return 128 + stop.number if stop.number else 0
 
 
 def check_machine(args: argparse.Namespace) -> int:
     """Try what this machine's simulator and the checkpoint are good for; prints a table, writes a contact sheet."""
-    args.data_root.mkdir(parents=True, exist_ok=True)
-    picture = new_path(args.data_root, "self_check", ".png")
     cfg = replace(simulator_cfg(args), num_envs=min(args.num_envs, SELF_CHECK_ENVS))
-    with load(args.simulator)(cfg) as env:
-        checks = self_check(env, args.policy.to(env.device), picture)
+    with load(args.simulator)(cfg) as env, TemporaryDirectory() as folder:
+        sheet = Path(folder, "sheet.png")
+        checks = self_check(env, args.policy.to(env.device), sheet)
+
+        def keep(picture: Path) -> Path:
+            with open(picture, "xb") as file:
+                file.write(sheet.read_bytes())
+            return picture
+
+        args.data_root.mkdir(parents=True, exist_ok=True)
+        picture = at_free_name(args.data_root, "self_check", keep, ".png")
     print(f"{table(checks)}\npictures    {picture}", flush=True)
     return 0 if all(check.passed for check in checks) else 1
 
@@ -180,14 +173,22 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
-    """The dataset's description."""
+def open_saver(args: argparse.Namespace, env: DrawerEnv) -> VPLSaver:
+    """The saver of a new dataset, or of the one to resume."""
+    if args.resume:
+        return VPLSaver(dataset_cfg(args, env, args.resume), resume=True)
+    task = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
+    name = f"{task}_{args.sim_or_real}_{args.robot_name}"
+    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(args, env, root)))
+
+
+def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> DatasetCfg:
+    """The description of the dataset in the folder `root`."""
     task = env.task
-    task_name = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
     workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
     packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return DatasetCfg(
-        root=args.resume or new_path(args.data_root, f"{task_name}_{args.sim_or_real}_{args.robot_name}"),
+        root=root,
         task=args.task,
         simulator=args.simulator,
         num_envs=args.num_envs,
@@ -282,7 +283,7 @@ def leave(code: int) -> None:
 if __name__ == "__main__":
     try:
         exit_code = main()
-    except SystemExit as error:  # argparse's, and the second SIGTERM's
+    except SystemExit as error:  # argparse's
         exit_code = error.code if isinstance(error.code, int) else 1
     except BaseException:
         traceback.print_exc()

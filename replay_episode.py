@@ -29,11 +29,11 @@ from collect_flags import (
     cameras,
     check_camera_flags,
     check_seed_and_device,
-    new_path,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
+from vpl_files import StopSignal, at_free_name
 from vpl_saver import VPLSaver
 
 CURVE_PX = 90
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.compare:
                 compare(env, args)
             elif args.mode == "states":
-                film(env, args)
+                return film(env, args)
             else:
                 report_drift(env, args)
     except (SaverError, SimulatorError) as error:
@@ -81,16 +81,19 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
     )  # fmt: skip
 
 
-def film(env: DrawerEnv, args: argparse.Namespace) -> None:
-    """Write a dataset with the recorded motion and new pictures."""
-    cfg = dataset_cfg(env, args)
-    print(f"dataset     {cfg.root}", flush=True)
-    with VPLSaver(cfg) as saver:
+def film(env: DrawerEnv, args: argparse.Namespace) -> int:
+    """Write a dataset with the recorded motion and new pictures; returns the exit code."""
+    stop = StopSignal()
+    with open_saver(env, args) as saver:
+        stop.hurry = saver.give_up
+        print(f"dataset     {saver.cfg.root}", flush=True)
         for round_index, episodes in rounds(args):
             recording = np.zeros(env.num_envs, bool)
             recording[[episode.env for episode in episodes]] = True
             saver.begin_round(round_index)
             for step in range(max(map(len, episodes))):
+                if stop.number:
+                    return 128 + stop.number
                 rows = batch(episodes, step, env.num_envs)
                 env.set_state(rows["sim_state"])
                 sample = env.capture(render=saver.wants_images(step))
@@ -100,7 +103,8 @@ def film(env: DrawerEnv, args: argparse.Namespace) -> None:
                 ended = [episode for episode in episodes if len(episode) == step + 1]
                 if ended:
                     recording = end(saver, ended, recording)
-    print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(cfg.camera_names)}")
+    print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(saver.cfg.camera_names)}")
+    return 0
 
 
 def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.ndarray:
@@ -232,13 +236,20 @@ def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.nd
     return {name: np.stack([e.rows[name][min(step, len(e) - 1)] for e in chosen]) for name in episodes[0].rows}
 
 
-def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
-    """The new dataset's description: the recorded one's, but for its pictures."""
+def open_saver(env: DrawerEnv, args: argparse.Namespace) -> VPLSaver:
+    """The saver of the new dataset, which is named as the recorded one is."""
+    arguments = args.metadata["arguments"]
+    task = args.metadata["task"].replace("/", "_")
+    name = f"{task}_{arguments['sim_or_real']}_{arguments['robot_name']}"
+    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(env, args, root)))
+
+
+def dataset_cfg(env: DrawerEnv, args: argparse.Namespace, root: Path) -> DatasetCfg:
+    """The description of the new dataset in the folder `root`: the recorded one's, but for its pictures."""
     metadata, arguments = args.metadata, args.metadata["arguments"] | args.drawn
-    name = f"{metadata['task'].replace('/', '_')}_{arguments['sim_or_real']}_{arguments['robot_name']}"
     kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions", "sources") if key in metadata}
     return DatasetCfg(
-        root=new_path(args.data_root, name), task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
+        root=root, task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
         steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
         camera_names=tuple(camera.name for camera in args.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in args.cameras]), joint_names=env.joint_names,

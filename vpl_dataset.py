@@ -21,7 +21,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl_episode import all_episode_folders, exit_on_sigterm, published
+from vpl_episode import all_episode_folders, published
+from vpl_files import exit_on_stop_signals
 from vpl_validate import validate
 
 
@@ -76,7 +77,7 @@ def load_episode(folder: str | Path) -> Episode:
         FileNotFoundError: there is no such episode.
     """
     folder = Path(folder)
-    return Episode(folder, h5py.File(folder / f"{folder.name}.h5", "r"))
+    return Episode(folder, h5py.File(folder / f"{folder.name}.h5", "r", locking=False))
 
 
 def episode_folders(dataset: str | Path) -> list[Path]:
@@ -196,7 +197,7 @@ def run_split(args: argparse.Namespace) -> int:
 def run_merge(args: argparse.Namespace) -> int:
     from vpl_merge import merge
 
-    exit_on_sigterm()
+    exit_on_stop_signals()
     print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
     if any((dataset / "splits.json").exists() for dataset in args.dataset):
         print(f"lists of splits.json were not taken over; vpl_dataset.py split {args.output} draws new ones")

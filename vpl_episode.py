@@ -1,6 +1,6 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, encoder, segments, round_index=0, env_index=3)      # in <dataset>/.partial/
+episode = EpisodeFile(cfg, attempt, encoder, segments, round_index=0, env_index=3)     # in the folder `attempt`
 episode.append(step, color, low_dim)
 row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vpl_files import fsync
 from vpl_video import SegmentEncoder, count_frames, write_mp4
 
 deflate: Any
@@ -142,13 +141,22 @@ class EpisodeFile:
     """One episode being written, in .partial/."""
 
     def __init__(
-        self, cfg: DatasetCfg, encoder: SegmentEncoder, segments: list[np.ndarray], round_index: int, env_index: int
+        self,
+        cfg: DatasetCfg,
+        attempt: Path,
+        encoder: SegmentEncoder,
+        segments: list[np.ndarray],
+        round_index: int,
+        env_index: int,
     ) -> None:
-        """Begin an episode; `segments` (one a camera, from `encoder.new_segment`) are its own until it is finished."""
+        """Begin an episode in the run's folder `attempt`.
+
+        `segments` (one a camera, from `encoder.new_segment`) are its own until it is finished.
+        """
         self.cfg = cfg
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
-        self.folder = cfg.root / ".partial" / self.name
+        self.folder = attempt / self.name
         self.num_frames = 0
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
         self._encoder = encoder
@@ -158,7 +166,7 @@ class EpisodeFile:
         for camera in range(len(cfg.camera_names)):
             self._packets(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
-        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
+        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0, locking=False)
         _bound_metadata_cache(self.h5)
         image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
         filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
@@ -335,7 +343,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
-    with h5py.File(folder / f"{folder.name}.h5") as h5:
+    with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
         return {**_row(h5), "path": str(folder.relative_to(root))}
 
 
@@ -372,20 +380,6 @@ def published(output: Path, replace: bool = False) -> Iterator[Path]:
         partial.rename(output)
 
 
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exception does, so that nothing half is left; exit code 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists already")
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

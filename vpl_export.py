@@ -33,7 +33,8 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published, read_json
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, published, read_json
+from vpl_files import exit_on_stop_signals
 from vpl_lerobot import RecordedVideos, create_writer
 from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
@@ -100,7 +101,7 @@ def export_robomimic(export: Export, output: Path) -> None:
     offset, half_range = (high + low) / 2, (high - low) / 2
     scale = np.where(half_range > 1e-6, half_range, 1)  # a column that never moves is only shifted
     beyond = 0
-    with h5py.File(output, "w", rdcc_nbytes=0) as file:
+    with h5py.File(output, "w", rdcc_nbytes=0, locking=False) as file:
         data = file.create_group("data")
         for index, episode in export.episodes():
             demo = data.create_group(f"demo_{index}")
@@ -139,7 +140,7 @@ def export_act(export: Export, output: Path) -> None:
     about = json.dumps({key: value for key, value in export.about().items() if key not in of_all})
     lengths = set()
     for index, episode in export.episodes():
-        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0) as file:
+        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0, locking=False) as file:
             file["action"] = episode[export.action][:]
             file["observations/qpos"], file["observations/qvel"] = episode["joint_pos"][:], episode["joint_vel"][:]
             images = file.create_group("observations/images")
@@ -298,7 +299,7 @@ NEEDS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
 
 def main(argv: list[str] | None = None) -> int:
     export, write, output = parse_args(argv)
-    exit_on_sigterm()
+    exit_on_stop_signals()
     try:
         with published(output) as path:
             write(export, path)

@@ -78,7 +78,7 @@ def _check_agreement(datasets: list[Path], metadata: list[dict[str, Any]]) -> No
 def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What must be equal in all datasets."""
     first = all_episode_folders(dataset)[0]
-    with h5py.File(first / f"{first.name}.h5") as h5:
+    with h5py.File(first / f"{first.name}.h5", locking=False) as h5:
         attrs = {name: h5.attrs.get(name) for name in SHARED_ATTRIBUTES}
         columns = {name: h5[name].shape[1:] for name in ("color", *LOW_DIM) if name in h5}
         names = {name: list(h5[name].attrs["names"]) for name in columns if "names" in h5[name].attrs}
@@ -91,7 +91,7 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 def _check_distinct(episodes: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for folder in episodes:
-        with h5py.File(folder / f"{folder.name}.h5") as h5:
+        with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
             digest = motion_digest({name: h5[name][:] for name in MOTION})
         if digest in seen:
             raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
@@ -106,7 +106,7 @@ def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: b
         _copy(video, new) if copy else _link(video, new)
     h5_path = target / f"{target.name}.h5"
     shutil.copyfile(source / f"{source.name}.h5", h5_path)
-    with h5py.File(h5_path, "r+") as h5:
+    with h5py.File(h5_path, "r+", locking=False) as h5:
         # round and env_index count on, as they do in a collection of num_envs
         h5.attrs.update(episode_index=index, round=index // num_envs, env_index=index % num_envs)
         dataset = source.parent.parent if source.parent.name == "failed" else source.parent

@@ -12,7 +12,7 @@ Dataset format, version 1
         episode_000/episode_000.h5             the table SCHEMA of vpl_episode.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
-        .partial/                              episodes being written; never part of the dataset
+        .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
 
 T rows, C cameras, J joints, O observations, A actions. Row t holds the image and state that the policy saw, the action
 that it answered, and that action's reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w.
@@ -26,26 +26,27 @@ rate), step_dt (s), video_interval, language_instruction, terminated (the task e
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
 no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
 
-An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
+An episode is written under .partial/<attempt>/, closed, checked, flushed to disk and then renamed: `episode_*` is
+always whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, fsync, read_row
+from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, read_row
+from vpl_files import Claim, ClaimError, publish
 from vpl_video import SegmentEncoder
 from vpl_workers import WorkerError, WriterPool
 
@@ -83,28 +84,42 @@ class VPLSaver:
 
         Raises:
             FileExistsError: `cfg.root` exists and is not to be resumed.
-            SaverError: another process writes into the dataset.
+            SaverError: another process writes into the dataset, or nothing can be written there.
         """
         self.cfg = cfg
         self.episodes: list[dict[str, Any]] = []
         """A row for each published episode, as in metadata.json."""
-        self._partial = cfg.root / ".partial"
-        cfg.root.mkdir(parents=True, exist_ok=resume)
-        self._partial.mkdir(exist_ok=resume)
-        self._lock = _lock(self._partial)
-        if resume:
-            self._drop_partial()
-            self._read_missing_rows()
         self._round = self._step = 0
         self._metadata_due = 0.0
-        bytes_per_env = cfg.batch_bytes // cfg.num_envs
-        # without metadata: torch's version is an object of torch, which each process would import for it
-        self._pool = WriterPool(
-            functools.partial(EpisodeWriter, replace(cfg, metadata={})), cfg.writer_workers, cfg.use_processes,
-            slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
-            frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
-        )  # fmt: skip
-        self.write_metadata()
+        self._gave_up = False
+        cfg.root.mkdir(parents=True, exist_ok=resume)
+        with ExitStack() as undo:
+            if not resume:
+                undo.callback(_remove_empty, cfg.root)
+            self._open(undo)
+            undo.pop_all()
+
+    def _open(self, undo: ExitStack) -> None:
+        """Claim the dataset and start the writers; `undo` takes back what was done if the rest fails."""
+        cfg = self.cfg
+        try:
+            self._claim = Claim(cfg.root / ".partial")
+            undo.callback(self._claim.release)
+            self._read_missing_rows()
+            bytes_per_env = cfg.batch_bytes // cfg.num_envs
+            # without metadata: torch's version is an object of torch, which each process would import for it
+            make_writer = functools.partial(EpisodeWriter, replace(cfg, metadata={}), self._claim.folder)
+            self._pool = WriterPool(
+                make_writer, cfg.writer_workers, cfg.use_processes,
+                slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
+                frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
+            )  # fmt: skip
+            undo.callback(self._pool.abort)
+            self.write_metadata()
+        except ClaimError as error:
+            raise SaverError(str(error)) from error
+        except OSError as error:
+            raise SaverError(f"nothing could be begun in {cfg.root}: {error}") from error
 
     @property
     def num_successes(self) -> int:
@@ -166,20 +181,25 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
-        failure: Exception | None = None
+        failure: SaverError | None = None
         try:
             self._pool.close()
         except WorkerError as error:
-            failure = error
-        except KeyboardInterrupt:
+            failure = None if self._gave_up else self._failure(error)
+        except (KeyboardInterrupt, SystemExit):
             self._leave_quietly()
             raise
         try:
             self._leave()
-        except OSError as error:
+        except SaverError as error:
             failure = failure or error  # after a worker's failure the folder may be what failed
         if failure is not None:
-            raise self._failure(failure) from failure
+            raise failure
+
+    def give_up(self) -> None:
+        """Let the writers drop what they have not published, so that `close` need not wait; for a signal's handler."""
+        self._gave_up = True
+        self._pool.give_up()
 
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
@@ -195,7 +215,7 @@ class VPLSaver:
             **self.cfg.metadata,
             "episodes": episodes,
         }
-        temporary = self._partial / "metadata.json"
+        temporary = self._claim.folder / "metadata.json"
         with open(temporary, "w") as file:
             json.dump(document, file, indent=1)
             file.flush()
@@ -226,10 +246,15 @@ class VPLSaver:
             self.episodes += self._pool.submit(items, parts)
             if time.monotonic() > self._metadata_due:
                 self.write_metadata()
-        except (WorkerError, OSError) as error:
+        except WorkerError as error:
+            if not self._gave_up:
+                raise self._failure(error) from error
+        except OSError as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> SaverError:
+        if self.cfg.root.exists() and not self._claim.folder.exists():
+            return SaverError(f"another run has taken {self.cfg.root} over; whole episodes are kept")
         return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {self.cfg.root}")
 
     def _leave(self) -> None:
@@ -238,9 +263,10 @@ class VPLSaver:
             self._drop_partial()
             self._read_missing_rows()
             self.write_metadata()
-            self._partial.rmdir()
+        except OSError as error:
+            raise self._failure(error) from error
         finally:
-            os.close(self._lock)
+            self._claim.release()
 
     def _read_missing_rows(self) -> None:
         known = {row["path"] for row in self.episodes}
@@ -248,19 +274,20 @@ class VPLSaver:
         self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
 
     def _leave_quietly(self) -> None:
-        with suppress(OSError):  # another exception is on its way
+        with suppress(SaverError):  # another exception is on its way
             self._leave()
 
     def _drop_partial(self) -> None:
-        for path in self._partial.iterdir():
+        for path in self._claim.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class EpisodeWriter:
     """What a worker does: writes and publishes the episodes of its envs. A `vpl_workers.Handler`."""
 
-    def __init__(self, cfg: DatasetCfg, worker: int) -> None:
+    def __init__(self, cfg: DatasetCfg, attempt: Path, worker: int) -> None:
         self._cfg = cfg
+        self._attempt = attempt
         self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
         self._encoder = SegmentEncoder(cfg.width, cfg.height, cfg.playback_fps)
         self._open: dict[int, EpisodeFile] = {}
@@ -277,7 +304,8 @@ class EpisodeWriter:
             if not item.recording[i]:
                 continue
             if env not in self._open:
-                self._open[env] = EpisodeFile(self._cfg, self._encoder, self._segments[i], item.round, env)
+                segments = self._segments[i]
+                self._open[env] = EpisodeFile(self._cfg, self._attempt, self._encoder, segments, item.round, env)
             color = None if frames is None else frames[i]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
         return []
@@ -305,18 +333,13 @@ class EpisodeWriter:
         if self._cfg.only_success and not row["success"]:
             parent = parent / "failed"
             parent.mkdir(exist_ok=True)
-        episode.folder.rename(parent / episode.name)
-        fsync(parent)
         del self._open[env]
-        return {**row, "path": str((parent / episode.name).relative_to(self._cfg.root))}
+        target = parent / episode.name
+        if not publish(episode.folder, target):
+            return read_row(target, self._cfg.root)  # a run that seemed dead has published it meanwhile
+        return {**row, "path": str(target.relative_to(self._cfg.root))}
 
 
-def _lock(folder: Path) -> int:
-    """Hold `folder` for this process; returns what to close."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise SaverError(f"another process writes into {folder.parent}; wait for it or stop it") from error
-    return descriptor
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # something is in it
+        folder.rmdir()

@@ -113,7 +113,7 @@ def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[s
 def new_saver(env: DrawerEnv, job: argparse.Namespace, name: str) -> VPLSaver:
     """As the collector makes it; its processes start while it is fed."""
     job.robot_name = name
-    return VPLSaver(collector.dataset_cfg(job, env))
+    return collector.open_saver(job, env)
 
 
 def timed(work: Any, *args: Any, **kwargs: Any) -> float:

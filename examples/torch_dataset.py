@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 class Rows(Dataset):
     def __init__(self, dataset: str) -> None:
         self.files = sorted(Path(dataset).glob("episode_*/episode_*.h5"))
-        lengths = [int(h5py.File(file).attrs["num_frames"]) for file in self.files]
+        lengths = [int(h5py.File(file, locking=False).attrs["num_frames"]) for file in self.files]
         self.rows = [(file, row) for file, length in enumerate(lengths) for row in range(length)]
         self.opened: dict[int, h5py.File] = {}  # in each worker of a DataLoader its own
 
@@ -21,7 +21,7 @@ class Rows(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         file, row = self.rows[index]
         if file not in self.opened:
-            self.opened[file] = h5py.File(self.files[file])
+            self.opened[file] = h5py.File(self.files[file], locking=False)
         episode = self.opened[file]
         color = torch.from_numpy(episode["color"][row]).permute(0, 3, 1, 2).float() / 255  # (C, 3, H, W)
         numbers = {name: torch.from_numpy(episode[name][row]) for name in ("joint_pos", "joint_pos_target")}
