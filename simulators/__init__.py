@@ -74,15 +74,6 @@ class CameraCfg:
     width: int = 320
     height: int = 240
 
-    def __post_init__(self) -> None:
-        """Refuse a frame that there is not.
-
-        Raises:
-            ValueError: `frame` is unknown.
-        """
-        if self.frame not in ("env", "gripper"):
-            raise ValueError(f"camera '{self.name}' has the frame '{self.frame}'; there are env and gripper")
-
     @property
     def pose(self) -> np.ndarray:
         """`T_frame_cam`, (4, 4) float64: camera to `frame`, OpenCV axes (x right, y down, z forward).
@@ -148,22 +139,6 @@ class SimulatorCfg:
     rerenders: int = 3
     """Isaac Lab: renders before the first picture after a jump of the state."""
 
-    def __post_init__(self) -> None:
-        """Refuse cameras that cannot be filmed together.
-
-        Raises:
-            ValueError: two have one name, or their images differ in size.
-        """
-        for i, camera in enumerate(self.cameras):
-            if any(camera.name == other.name for other in self.cameras[:i]):
-                raise ValueError(f"two cameras are called '{camera.name}'; give each a name of its own")
-            first = self.cameras[0]
-            if (camera.width, camera.height) != (first.width, first.height):
-                raise ValueError(
-                    f"camera '{camera.name}' is {camera.width}x{camera.height} px, '{first.name}' "
-                    f"{first.width}x{first.height}; all images of a simulator have one size"
-                )
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -213,9 +188,6 @@ class DrawerEnv(Protocol):
     """Name and width of each part of the observation, in order."""
     state_spec: str
     """What the columns of `Sample.sim_state` are."""
-    scene_hash: str
-    """Of all that a state's meaning depends on: bodies, joints, drives, what touches what; "" where it is not known.
-    Cameras, looks and light are not in it."""
 
     def reset(self, seed: int) -> Mapping[str, torch.Tensor]:
         """Start a round: env i draws its initial state from `episode_rng(seed, i)`. Returns `get_observations()`."""
@@ -231,8 +203,7 @@ class DrawerEnv(Protocol):
 
         Returns:
             observations, of the next episode where an env is done; reward (N,) float32; dones (N,) bool; and extras:
-            "time_outs" (N,) bool, "joint_pos_target" (N, J) float32: what the actions ask of the joint drives,
-            "diverged" (N,) bool: whose simulation went to numbers that mean nothing; such an env is done, too.
+            "time_outs" (N,) bool, "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
         """
 
     def capture(self, render: bool = True) -> Sample:

@@ -10,7 +10,6 @@ its shape is ours. Everything here is in metres, radians, kilograms.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import mujoco
@@ -137,26 +136,6 @@ def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjMo
     for camera in cameras:
         _add_camera(spec, camera)
     return spec.compile()
-
-
-def scene_hash(model: mujoco.MjModel) -> str:
-    """SHA-256, 16 hex digits, of what gives a state its meaning: bodies, joints, drives and shapes that touch.
-
-    Not of cameras, looks and light. Numbers count to six digits, so that compilers' last bits do not.
-    """
-    touches = (model.geom_contype | model.geom_conaffinity) > 0
-    arrays = [
-        model.body_parentid, model.body_pos, model.body_quat, model.body_mass, model.body_inertia,
-        model.jnt_type, model.jnt_bodyid, model.jnt_axis, model.jnt_range, model.jnt_stiffness,
-        model.dof_damping, model.dof_armature, model.dof_frictionloss,
-        *(array[touches] for array in (model.geom_type, model.geom_bodyid, model.geom_size, model.geom_pos)),
-        *(array[touches] for array in (model.geom_quat, model.geom_friction, model.geom_priority)),
-        model.actuator_trnid, model.actuator_gainprm, model.actuator_biasprm, model.actuator_forcerange,
-        np.array([model.opt.timestep, model.opt.integrator, model.opt.cone, model.opt.impratio]),
-    ]  # fmt: skip
-    numbers = [" ".join(f"{number + 0.0:.6g}" for number in array.ravel()) for array in arrays]
-    joints = [model.joint(i).name for i in range(model.njnt)]
-    return hashlib.sha256("\n".join([*joints, *numbers]).encode()).hexdigest()[:16]
 
 
 def _add_panda(spec: mujoco.MjSpec) -> None:

@@ -46,8 +46,6 @@ _KEPT: list[Any] = []
 class IsaacDrawerEnv:
     """See `simulators.DrawerEnv`."""
 
-    scene_hash = ""
-
     def __init__(self, cfg: SimulatorCfg) -> None:
         _launch(cfg)
         import isaaclab_tasks  # noqa: F401  registers the tasks
@@ -122,12 +120,8 @@ class IsaacDrawerEnv:
         dones = terminated | time_outs
         # an env that was reset inside step() shows the end of its old episode until something is rendered
         self._stale, self._photographed = self._stale or bool(dones.any()), False
-        extras = {
-            "time_outs": time_outs.clone(),
-            "diverged": ~self._env.obs_buf["policy"].isfinite().all(dim=1),
-            "joint_pos_target": self._robot.data.joint_pos_target.clone(),
-        }
-        return self.get_observations(), reward.clone(), dones | extras["diverged"], extras
+        extras = {"time_outs": time_outs.clone(), "joint_pos_target": self._robot.data.joint_pos_target.clone()}
+        return self.get_observations(), reward.clone(), dones, extras
 
     @torch.inference_mode()
     def capture(self, render: bool = True) -> Sample:

@@ -34,10 +34,9 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
     reason = " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
-from simulators.drawer_task import CONTROL_DT, SANE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
+from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
 
-mujoco.set_mju_user_warning(lambda _text: None)  # `step` reports divergence; MuJoCo would leave a MUJOCO_LOG.TXT
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -51,8 +50,6 @@ class MujocoDrawerEnv(DrawerTaskEnv):
     def __init__(self, cfg: SimulatorCfg) -> None:
         super().__init__(cfg, JOINT_RANGE)
         self.model = build_model(cfg.cameras, cfg.light)
-        # MuJoCo would put an env that diverged back to its start in the middle of an episode, and tell nobody
-        self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
@@ -66,7 +63,6 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._drawer = self.model.joint("drawer_top_joint")
         self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
-        self.scene_hash = scene_hash(self.model)
         self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], {TASK_STATE_SPEC}"
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
@@ -109,10 +105,6 @@ class MujocoDrawerEnv(DrawerTaskEnv):
                 self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel]
             )
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
-
-    def _is_sane(self) -> torch.Tensor:
-        sane = [(np.abs(values) < SANE).all(axis=1) for values in (self._qpos, self._qvel)]
-        return torch.as_tensor(sane[0] & sane[1], device=self.device)
 
     def _read_state(self) -> DrawerState:
         site = self._sites

@@ -24,16 +24,8 @@ wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line f
 import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
-from simulators.drawer_scene import (
-    HELD_RANGE,
-    JOINT_NAMES,
-    JOINT_RANGE,
-    JOINT_VEL_LIMIT,
-    PHYSICS_DT,
-    build_model,
-    scene_hash,
-)
-from simulators.drawer_task import CONTROL_DT, SANE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
+from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
+from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
 from simulators.warp_kernels import hold_limits, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
@@ -81,7 +73,6 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._rows = wp.to_torch(rows)
         self._make_graphs(rows)
         self._set_friction()
-        self.scene_hash = scene_hash(self.model)
         self.state_spec = f"mjSTATE_INTEGRATION[{size}], {TASK_STATE_SPEC}"
         self.reset(cfg.seed)
 
@@ -231,10 +222,6 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
     def _advance(self, target: torch.Tensor) -> None:
         self._view["ctrl"][:, self._drives] = target
         self._launch_advance()
-
-    def _is_sane(self) -> torch.Tensor:
-        positions, speeds = ((self._view[name].abs() < SANE).all(dim=1) for name in ("qpos", "qvel"))
-        return positions & speeds
 
     def _read_state(self) -> DrawerState:
         view, site = self._view, {name: self._view["site_xpos"][:, i].clone() for name, i in self._sites.items()}
