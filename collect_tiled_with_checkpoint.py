@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
     print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
+    print(f"activation  {args.policy.settings}", flush=True)
     if args.self_check:
         return check_machine(args)
     with load(args.simulator)(simulator_cfg(args)) as env:
