@@ -54,7 +54,9 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
         args.cameras = cameras(args)
         # Isaac Lab's other tasks say what they need when they are there
         task = TASKS.get(args.task)
-        args.policy = load_policy(args.checkpoint, *needs, activation=args.activation, clip_actions=args.clip_actions)
+        num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
+        clip = math.inf if args.clip_actions == "none" else args.clip_actions
+        args.policy = load_policy(args.checkpoint, num_obs, num_actions, activation=args.activation, clip_actions=clip)
         if resumed:
             _check_agreement(parser, args, resumed)
     except CheckpointError as error:

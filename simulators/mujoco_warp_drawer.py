@@ -10,7 +10,9 @@ kernels are compiled at the first start and kept in its cache. Its CPU back end 
 from __future__ import annotations
 
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,6 +291,8 @@ def _check_overflow(overflow: np.ndarray) -> None:
 
 def _announce_compilation() -> None:
     """Say what takes so long, where Warp has not compiled MuJoCo's kernels before."""
+    if not os.path.isabs(os.path.expanduser("~")) and "WARP_CACHE_PATH" not in os.environ:
+        wp.config.kernel_cache_dir = tempfile.mkdtemp(prefix="warp-")  # without a home Warp makes a folder "~" here
     wp.init()
     cache = Path(str(wp.config.kernel_cache_dir))
     if not any(cache.glob("wp_mujoco_warp*")):
