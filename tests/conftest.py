@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -65,10 +66,17 @@ def collect_dataset(data_root: Path, *flags: str) -> Path:
     return max(data_root.iterdir(), key=lambda folder: folder.stat().st_mtime)
 
 
-def start_run(data_root: Path, *flags: str) -> subprocess.Popen:
-    """Start the collector in a process of its own."""
+def start_run(data_root: Path, *flags: str, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen:
+    """Start the collector in a process of its own, which leads a group and treats SIGHUP as `hangup` says."""
     command = [sys.executable, str(collector.__file__), "--data_root", str(data_root)]
-    return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+    )
 
 
 def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
