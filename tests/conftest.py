@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without
 import collect_tiled_with_checkpoint as collector
 import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
+from vpl_files import STOP_SIGNALS
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
 OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
@@ -84,6 +85,15 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
     while not list(folder.glob(pattern)):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Puts back what the stop signals did before the test, Ctrl-C to pytest among them."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
