@@ -33,7 +33,7 @@ from collect_flags import camera_rows, checkpoint_row, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError
-from vpl_files import StopSignal, at_free_name
+from vpl_files import StopSignal, at_free_name, ignore_stop_signals
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -274,6 +274,7 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 
 def leave(code: int) -> None:
     """End the process. Kit's fast shutdown would end it with 0 whatever happened, so Kit is not asked."""
+    ignore_stop_signals()
     sys.stdout.flush()
     sys.stderr.flush()
     if "isaacsim" in sys.modules:

@@ -33,7 +33,7 @@ from collect_flags import (
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
-from vpl_files import StopSignal, at_free_name
+from vpl_files import StopSignal, at_free_name, ignore_stop_signals
 from vpl_saver import VPLSaver
 
 CURVE_PX = 90
@@ -330,4 +330,6 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    ignore_stop_signals()
+    sys.exit(exit_code)

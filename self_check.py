@@ -45,7 +45,7 @@ OPENING_STEPS = 120  # the shipped policy opens within 60
 FILM_FRAMES, FILM_INTERVAL = 30, 2  # in steps: 1 s, in which the shipped policy opens the drawer
 SHEET_COLUMNS = 6
 CROSS_RGB = (255, 0, 200)
-MIN_PSNR_DB = 30.0  # crf 18 gives 36 at 160 x 120, more at larger sizes
+MIN_PSNR_DB = 30.0  # qp 18 gives 36 at 160 x 120, more at larger sizes
 MIN_BRIGHTNESS, MIN_CONTRAST = 5.0, 2.0
 """Mean and standard deviation of a picture, in levels of 255."""
 MOVING_RAD_S = 0.5  # a joint this fast moves the hand by a quarter of a pixel and more from frame to frame

@@ -161,7 +161,7 @@ class EpisodeFile:
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
         self._encoder = encoder
         self._segments = segments
-        self._waiting = 0
+        self._waiting = self._num_segments = 0
         self.folder.mkdir()  # without parents: a dataset that somebody moved away is not begun anew
         for camera in range(len(cfg.camera_names)):
             self._packets(camera).parent.mkdir()
@@ -263,8 +263,9 @@ class EpisodeFile:
     def _encode_segments(self) -> None:
         for camera, segment in enumerate(self._segments):
             with open(self._packets(camera), "ab") as file:
-                file.writelines(self._encoder.encode(segment[: self._waiting]))
+                file.writelines(self._encoder.encode(segment[: self._waiting], self._num_segments))
         self._waiting = 0
+        self._num_segments += 1
 
     def _write_videos(self) -> None:
         self._encode_segments()

@@ -193,9 +193,14 @@ def exit_on_stop_signals() -> None:
 
 
 def _exit(number: int, _frame: object) -> NoReturn:
-    for each in STOP_SIGNALS[1:]:
-        signal.signal(each, signal.SIG_IGN)  # a second one must not interrupt the cleaning up
+    ignore_stop_signals()  # a second one must not interrupt the cleaning up
     sys.exit(128 + number)
+
+
+def ignore_stop_signals() -> None:
+    """For a process that ends anyway: Python's own end would make them deadly again, and the exit code theirs."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _handle(numbers: tuple[signal.Signals, ...], handler: Callable[[int, object], None]) -> None:

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 LEAST_PSNR_DB = 25.0
-"""Of a video frame against its row; x264 at crf 18 gives 35 to 45."""
+"""Of a video frame against its row; x264 at qp 18 gives 35 to 45."""
 MIN_BRIGHTNESS, MIN_CONTRAST = 3.0, 1.0  # mean and deviation in levels of 255
 MOVED_RAD = 0.02
 """A joint that turns by this much changes some pixel of every camera that sees the arm."""

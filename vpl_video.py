@@ -10,6 +10,7 @@
 An open x264 context takes some 3 MB, so a context a stream would be gigabytes for a thousand cameras, and encoding an
 episode after its end would inflate every stored frame once more. Instead each segment of a few frames starts with a
 key frame and refers to nothing before it, so that one context encodes the segments of any number of videos in turn.
+A segment's bytes depend on its images and its number alone, not on what the context has encoded before.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ BT709 = 1
 
 
 class SegmentEncoder:
-    """x264 ultrafast, crf 18, yuv420p in BT.709; not for use by several threads."""
+    """x264 ultrafast, qp 18, yuv420p in BT.709; not for use by several threads."""
 
     def __init__(self, width: int, height: int, fps: Fraction) -> None:
         """Open the encoder for images of `width` x `height` px, both even."""
@@ -38,15 +39,18 @@ class SegmentEncoder:
         self._codec.thread_count = 1
         self._codec.colorspace, self._codec.color_range = Colorspace.ITU709, ColorRange.MPEG
         self._codec.color_primaries, self._codec.color_trc = BT709, BT709
-        # zerolatency: a packet comes out for each frame that goes in; forced-idr: no reference beyond a key frame
+        # zerolatency: a packet comes out for each frame that goes in; forced-idr: no reference beyond a key frame;
+        # qp: crf would choose a frame's quality by what was encoded before it
         self._codec.options = {
             "preset": "ultrafast",
             "tune": "zerolatency",
-            "crf": "18",
+            "qp": "18",
             "g": "1000",
             "forced-idr": "1",
         }
-        self._pts = 0
+        self._pts = self._num_key_frames = 0
+        self._blank = self.new_segment(1)
+        self._blank[:] = 0
 
     def new_segment(self, num_frames: int) -> np.ndarray:
         """Room for frames in yuv420p, (num_frames, H * 3 / 2, W) uint8.
@@ -64,8 +68,15 @@ class SegmentEncoder:
         )  # fmt: skip
         out[:] = frame.to_ndarray()
 
-    def encode(self, segment: np.ndarray) -> list[bytes]:
-        """Encode frames of one video that follow each other; one packet (Annex B) a frame, the first a key frame."""
+    def encode(self, segment: np.ndarray, number: int = 0) -> list[bytes]:
+        """Encode a video's segment `number` (from 0); one packet (Annex B) per frame, the first a key frame."""
+        # x264's first packet holds its version, and each key frame whether an even number of them came before
+        while self._num_key_frames == 0 or self._num_key_frames % 2 != number % 2:
+            self._encode_segment(self._blank)
+        return self._encode_segment(segment)
+
+    def _encode_segment(self, segment: np.ndarray) -> list[bytes]:
+        self._num_key_frames += 1
         packets = []
         for i, yuv in enumerate(segment):
             frame = av.VideoFrame.from_numpy_buffer(yuv, format="yuv420p")

@@ -154,7 +154,7 @@ def test_episode_ends_at_the_time_out_though_more_steps_are_allowed(tmp_path):
         assert (episode.attrs["terminated"], episode.attrs["truncated"]) == (False, True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_leaves_whole_episodes_only(tmp_path, number, code):
     flags = "--num_envs 2 --num_episodes 1000 --steps 10 --width 64 --height 48"
     command = [sys.executable, str(PROJECT / "collect_tiled_with_checkpoint.py"), *flags.split()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import h5py
@@ -15,6 +17,7 @@ from conftest import collect_dataset
 import replay_episode
 import vpl_dataset
 from vpl_dataset import iter_episodes, load_episode
+from vpl_saver import VPLSaver
 from vpl_validate import validate
 
 
@@ -52,6 +55,25 @@ def test_states_filmed_again_give_the_same_files(which, request, tmp_path):
     (filmed,) = tmp_path.iterdir()
     for before, after in zip(iter_episodes(recorded), iter_episodes(filmed), strict=True):
         assert before.attrs == after.attrs and same(before.h5, after.h5)
+    assert validate(filmed) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_filming_that_is_ended_leaves_whole_episodes_only(merged, tmp_path, monkeypatch, number, code):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stored, store = [], VPLSaver.store
+
+    def end_in_the_second_round(saver: VPLSaver, *arrays: object) -> None:
+        store(saver, *arrays)
+        stored.append(arrays)
+        if len(stored) == 13:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(VPLSaver, "store", end_in_the_second_round)
+    assert replay(merged, "--data_root", tmp_path) == code
+    (filmed,) = tmp_path.iterdir()
+    assert len(stored) == 13 and not (filmed / ".partial").exists()
     assert validate(filmed) == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,6 +21,7 @@ from simulators import Sample
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
 from vpl_saver import VPLSaver
+from vpl_video import SegmentEncoder
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
 SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20}
@@ -175,6 +177,21 @@ def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
     with pytest.raises(SaverError, match="holds 9 frames instead of 10"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_segments_bytes_do_not_depend_on_what_was_encoded_before(number):
+    def encode(lengths: list[int]) -> list[bytes]:
+        encoder, rng = SegmentEncoder(WIDTH, HEIGHT, Fraction(60)), np.random.default_rng(0)
+        for length in lengths:
+            encoder.encode(rng.integers(0, 255, (length, HEIGHT * 3 // 2, WIDTH), np.uint8))
+        rng = np.random.default_rng(1)
+        return encoder.encode(rng.integers(0, 255, (5, HEIGHT * 3 // 2, WIDTH), np.uint8), number)
+
+    alone = encode([])
+    assert len(alone) == 5
+    for before in ([1], [7, 30], [3, 3, 3]):
+        assert encode(before) == alone
 
 
 def test_existing_dataset_is_never_written_into(tmp_path):
