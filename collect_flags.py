@@ -18,7 +18,7 @@ import torch
 
 from checkpoint_policy import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, resolve
-from vpl_episode import read_json
+from vpl_episode import read_metadata
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
@@ -168,7 +168,7 @@ def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[s
         return {}
     if not (dataset / "metadata.json").is_file():
         parser.error(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
-    metadata = read_json(dataset / "metadata.json")
+    metadata = read_metadata(dataset)
     if "sources" in metadata:
         parser.error(f"--resume {dataset} was merged from several datasets; resume those and merge again")
     if "replayed" in metadata:

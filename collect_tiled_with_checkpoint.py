@@ -243,7 +243,7 @@ def progress_bar(args: argparse.Namespace) -> tqdm:
 
 
 def show_progress(bar: tqdm, saver: VPLSaver, frames: int) -> None:
-    bar.set_postfix_str(f"{episode_counts(saver)}, writers waited for {saver.writer_wait_s:.1f} s", refresh=False)
+    bar.set_postfix_str(f"{episode_counts(saver)}, waited {saver.writer_wait_s:.1f} s for the writers", refresh=False)
     bar.update(frames)
 
 

@@ -32,7 +32,7 @@ from collect_flags import (
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
+from vpl_episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
 from vpl_files import StopSignal, at_free_name, ignore_stop_signals
 from vpl_saver import VPLSaver
 
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return int(not args.all_whole)
 
 
 def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
@@ -292,15 +292,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     known = parser.parse_known_args(argv)[0]
     path = known.path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
-    root = folders[0].parent if folders else path
+    root = path if path not in folders else path.parent.parent if path.parent.name == "failed" else path.parent
     if not folders or not (root / "metadata.json").is_file():
         parser.error(
             f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
         )
     try:
-        metadata = read_json(root / "metadata.json")
+        metadata = read_metadata(root)
     except ValueError as error:
         parser.error(str(error))
+    if path in folders and (damaged := damage(path)):
+        parser.error(damaged)
+    whole = without_damaged(folders)
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]
@@ -308,7 +311,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if (known.simulator or metadata["simulator"]) != "mujoco_warp":  # what others cannot draw is not asked of them
         arguments = {name: value for name, value in arguments.items() if name not in WARP_FLAGS}
     args = parser.parse_args(argv, argparse.Namespace(**arguments))
-    args.metadata, args.folders = metadata, folders
+    args.metadata, args.folders, args.all_whole = metadata, whole, len(whole) == len(folders)
     args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
     if args.compare and (path not in folders or args.compare.exists()):
         parser.error(

@@ -11,19 +11,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
 import numpy as np
 
-from vpl_files import fsync
+from vpl_files import fsync, read_json
 from vpl_video import SegmentEncoder, count_frames, write_mp4
 
 deflate: Any
@@ -327,18 +326,43 @@ def all_episode_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def damage(folder: Path) -> str:
+    """Why an episode cannot be read as a whole, in a line that names its file and the remedy; "" if it can."""
+    path = folder / f"{folder.name}.h5"
+    remedy = "move its folder away and --resume the dataset to collect it again"
+    try:
+        with h5py.File(path, locking=False) as h5:
+            lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
+            lacking += [name for name in SCHEMA if not isinstance(h5.get(name), h5py.Dataset) and name not in OPTIONAL]
+            if lacking:
+                return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
+            rows = {name: len(h5[name]) for name in ("color", *LOW_DIM) if name in h5}
+            if len(set(rows.values())) > 1 or not rows["color"]:
+                return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
+    except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
+        reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
+        return f"{path} cannot be read ({reason}); {remedy}"
+    return ""
+
+
+def without_damaged(folders: Iterable[Path]) -> list[Path]:
+    """The episodes that can be read; the others are named on stderr."""
+    reasons = {folder: damage(folder) for folder in folders}
+    for reason in filter(None, reasons.values()):
+        print(f"left out: {reason}", file=sys.stderr)
+    return [folder for folder, reason in reasons.items() if not reason]
+
+
+def read_metadata(dataset: Path) -> dict[str, Any]:
+    """A dataset's metadata.json.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: it is no JSON, or does not say how the dataset was collected.
     """
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} is no JSON object")
+    document = read_json(dataset / "metadata.json")
+    for key in ("task", "simulator", "arguments", "checkpoint", "episodes"):
+        if key not in document:
+            raise ValueError(f"{dataset / 'metadata.json'} has no {key}; give a dataset of this project, whole")
     return document
 
 
@@ -360,27 +384,3 @@ def _row(h5: h5py.File) -> dict[str, Any]:
 def final_metric(h5: h5py.File, metric: str) -> float:
     """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
     return float(h5.get("full_rate", h5)[metric][-1])
-
-
-@contextmanager
-def published(output: Path, replace: bool = False) -> Iterator[Path]:
-    """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
-
-    Raises:
-        FileExistsError: `output` exists, and is no file to `replace`.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not replace:
-        _refuse_existing(output)
-    # cleaning up after a failure must not hide it
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as folder:
-        partial = Path(folder) / output.name
-        yield partial
-        if not replace:
-            _refuse_existing(output)  # it may have come meanwhile
-        partial.rename(output)
-
-
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already")

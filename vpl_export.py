@@ -32,9 +32,9 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, published, read_json
-from vpl_files import exit_on_stop_signals
+from vpl_dataset import Episode, check_outside, episode_folders, load_episode
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
+from vpl_files import exit_on_stop_signals, published, read_json
 from vpl_lerobot import RecordedVideos, create_writer
 from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
@@ -58,6 +58,8 @@ class Export:
     """The episodes whose range scales actions: the list train, also where another one is exported; else `folders`."""
     left_out: int
     """How many episodes of the dataset are not exported."""
+    damaged: int
+    """How many of these because they cannot be read."""
 
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
@@ -303,6 +305,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with published(output) as path:
             write(export, path)
+    except KeyError as error:
+        print(f"error: an episode is not whole: {error.args[0]}; vpl_dataset.py validate says which", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
@@ -310,7 +315,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     left_out = f" ({export.left_out} left out)" if export.left_out else ""
     print(f"{output}: {len(export.folders)} episodes{left_out}, action = {export.action}")
-    return 0
+    return int(export.damaged > 0)
 
 
 def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path], None], Path]:
@@ -323,16 +328,20 @@ def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path],
     parser.add_argument("--output", type=Path, required=True, help="new folder (robomimic: file)")
     parser.add_argument("--action", choices=("joint_pos_target", "action"), default="joint_pos_target",
         help="what becomes the action: joint targets, or the policy's raw output [joint_pos_target]")  # fmt: skip
-    parser.add_argument("--split", help="only this list of splits.json: train or val")
+    parser.add_argument("--split", help="only this list: train or val")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="the file of lists [DATASET/splits.json]")
     parser.add_argument("--only_success", action="store_true", help="leave out episodes without success")
+    parser.add_argument("--failed", action="store_true", help="take in the episodes in failed/, which are in no list")
     args = parser.parse_args(argv)
     try:
         if os.path.lexists(args.output):
             parser.error(f"--output {args.output} exists already; give a new one")
-        if not (args.dataset / "metadata.json").is_file() or not episode_folders(args.dataset):
+        found = all_episode_folders(args.dataset) if args.failed else episode_folders(args.dataset)
+        if not (args.dataset / "metadata.json").is_file() or not found:
             parser.error(f"{args.dataset} holds no metadata.json or no episode; give the folder that was collected")
         check_library(args.format)
-        export = choose(args.dataset, args.split, args.action, args.only_success)
+        check_outside(args.output, [args.dataset])
+        export = choose(args)
     except (OSError, ValueError) as error:
         parser.error(" ".join(str(error).split()))
     return export, FORMATS[args.format], args.output
@@ -359,38 +368,44 @@ def check_library(name: str) -> None:
         raise ValueError(f"{name} is needed, found {found}: pip install {wanted}")
 
 
-def choose(dataset: Path, split: str | None, action: str, only_success: bool) -> Export:
+def choose(args: argparse.Namespace) -> Export:
     """The episodes to export: those of one list, else of train and val where there are lists, else all.
 
     Raises:
         ValueError: there is no such list, one is out of date, nothing is left, or metadata.json is damaged.
     """
-    lists = split_lists(dataset)
-    names: list[str | None] = [split] if split else [name for name in ("train", "val") if lists.get(name)]
+    dataset, splits = args.dataset, args.splits or args.dataset / "splits.json"
+    lists = split_lists(dataset, splits)
+    names: list[str | None] = [args.split] if args.split else [name for name in ("train", "val") if lists.get(name)]
     if lists and not names:
-        raise ValueError(f"{dataset / 'splits.json'} has no train or val; give one of its lists with --split")
-    if not split:
-        check_split_is_complete(dataset)
+        raise ValueError(f"{splits} has no train or val; give one of its lists with --split")
+    if not args.split:
+        check_split_is_complete(dataset, splits)
+    of_dataset = all_episode_folders(dataset) if args.failed else episode_folders(dataset)
+    whole = without_damaged(of_dataset)
 
-    def wanted(name: str | None) -> list[Path]:
-        folders = split_folders(dataset, name)
-        return [folder for folder in folders if succeeded(folder)] if only_success else folders
+    def wanted(folders: list[Path]) -> list[Path]:
+        readable = [folder for folder in folders if folder in whole]
+        return [folder for folder in readable if succeeded(folder)] if args.only_success else readable
 
-    chosen = {name: wanted(name) for name in names or [None]}
+    chosen = {name: wanted(split_folders(dataset, name, splits)) for name in names or [None]}
     folders = [folder for part in chosen.values() for folder in part]
+    if args.failed:
+        folders += wanted([folder for folder in of_dataset if folder.parent.name == "failed"])
     if not folders:
         raise ValueError(f"{dataset}: no episode is left to export")
     ends = np.cumsum([len(part) for part in chosen.values()]).tolist()
     numbers = {n: list(range(end - len(chosen[n]), end)) for n, end in zip(chosen, ends, strict=True) if n}
-    train = wanted("train") if lists.get("train") else []
+    train = wanted(split_folders(dataset, "train", splits)) if lists.get("train") else []
     return Export(
         name=dataset.resolve().name,
         folders=folders,
         lists=numbers,
-        action=action,
+        action=args.action,
         metadata=read_json(dataset / "metadata.json"),
         scaled_by=train or folders,
-        left_out=len(episode_folders(dataset)) - len(folders),
+        left_out=len(of_dataset) - len(folders),
+        damaged=len(of_dataset) - len(whole),
     )
 
 

@@ -8,6 +8,7 @@ claim.release()
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import secrets
@@ -17,10 +18,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from tempfile import TemporaryDirectory
+from typing import Any, NoReturn, TypeVar
 
 Made = TypeVar("Made")
 
@@ -153,6 +155,45 @@ def fsync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def published(output: Path, replace: bool = False) -> Iterator[Path]:
+    """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
+
+    Raises:
+        FileExistsError: `output` exists, and is no file to `replace`.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if not replace:
+        _refuse_existing(output)
+    # cleaning up after a failure must not hide it
+    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as folder:
+        partial = Path(folder) / output.name
+        yield partial
+        if not replace:
+            _refuse_existing(output)  # it may have come meanwhile
+        partial.rename(output)
+
+
+def _refuse_existing(path: Path) -> None:
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists already")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path} is no JSON object")
+    return document
 
 
 def at_free_name(folder: Path, name: str, make: Callable[[Path], Made], suffix: str = "") -> Made:

@@ -7,6 +7,7 @@ in metadata.json, say where it came from. Lists of splits.json are not taken ove
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,8 @@ from typing import Any
 
 import h5py
 
-from vpl_episode import LOW_DIM, all_episode_folders, published, read_json, read_row
+from vpl_episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
+from vpl_files import published
 from vpl_validate import MOTION, motion_digest
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
@@ -24,6 +26,10 @@ SHARED_ATTRIBUTES = (
     "step_dt", "video_interval", "fps", "language_instruction", "success_metric", "success_threshold"
 )  # fmt: skip
 """And of an episode's attributes."""
+
+
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""Another disk, one without hard links, a file of another user, or too many links."""
 
 
 def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
@@ -37,13 +43,12 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     Raises:
         FileExistsError: `output` exists.
         ValueError: the datasets do not go together, or an episode is in two of them.
+        OSError: an episode cannot be read: a merged dataset lacks none silently.
     """
-    metadata = [read_json(dataset / "metadata.json") for dataset in datasets]
-    if lacking := [
-        dataset for dataset, document in zip(datasets, metadata, strict=True) if "arguments" not in document
-    ]:
-        raise ValueError(f"{lacking[0] / 'metadata.json'} has no arguments; merge takes datasets of this project")
+    metadata = [read_metadata(dataset) for dataset in datasets]
     episodes = [folder for dataset in datasets for folder in all_episode_folders(dataset)]
+    if damaged := next(filter(None, map(damage, episodes)), None):
+        raise OSError(damaged)
     _check_agreement(datasets, metadata)
     _check_distinct(episodes)
     num_envs = metadata[0]["arguments"]["num_envs"]
@@ -100,13 +105,14 @@ def _check_distinct(episodes: list[Path]) -> None:
 
 def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: bool) -> None:
     target.mkdir(parents=True)
-    for video in source.glob("camera_*/*.mp4"):
-        new = target / video.parent.name / f"{target.name}.mp4"
-        new.parent.mkdir(parents=True, exist_ok=True)
-        _copy(video, new) if copy else _link(video, new)
     h5_path = target / f"{target.name}.h5"
-    shutil.copyfile(source / f"{source.name}.h5", h5_path)
+    _copy(source / f"{source.name}.h5", h5_path)
     with h5py.File(h5_path, "r+", locking=False) as h5:
+        for camera in range(h5["color"].shape[1]):
+            place = target / f"camera_{camera}"
+            place.mkdir()
+            video = source / place.name / f"{source.name}.mp4"
+            (_copy if copy else _link)(video, place / f"{target.name}.mp4")
         # round and env_index count on, as they do in a collection of num_envs
         h5.attrs.update(episode_index=index, round=index // num_envs, env_index=index % num_envs)
         dataset = source.parent.parent if source.parent.name == "failed" else source.parent
@@ -114,11 +120,14 @@ def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: b
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+    with open(source, "rb") as old, open(target, "xb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without hard links
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
         _copy(source, target)

@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, read_row
+from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
 from vpl_files import Claim, ClaimError, publish
 from vpl_video import SegmentEncoder
 from vpl_workers import WorkerError, WriterPool
@@ -271,6 +271,8 @@ class VPLSaver:
     def _read_missing_rows(self) -> None:
         known = {row["path"] for row in self.episodes}
         folders = [f for f in all_episode_folders(self.cfg.root) if str(f.relative_to(self.cfg.root)) not in known]
+        if damaged := next(filter(None, map(damage, folders)), None):
+            raise SaverError(damaged)
         self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
 
     def _leave_quietly(self) -> None:

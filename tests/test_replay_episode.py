@@ -16,6 +16,7 @@ from conftest import collect_dataset
 
 import replay_episode
 import vpl_dataset
+import vpl_export
 from vpl_dataset import iter_episodes, load_episode
 from vpl_saver import VPLSaver
 from vpl_validate import validate
@@ -163,3 +164,15 @@ def test_bad_input_is_one_line(sparse, capsys, arguments, words):
         replay(*(argument.format(sparse=sparse) for argument in arguments))
     message = capsys.readouterr().err
     assert error.value.code == 2 and words in message and message.count("\n") == 1
+
+
+def test_failed_episodes_can_be_filmed_again_and_exported(tmp_path, capsys):
+    flags = "--num_envs 2 --num_episodes 1 --steps 4 --width 32 --height 32 --only_success"
+    dataset = collect_dataset(tmp_path / "data", *flags.split())
+    assert replay(dataset / "failed" / "episode_001", "--mode", "actions") == 0
+    assert "1 of 1 episodes came out exactly" in capsys.readouterr().out
+    export = ["act", str(dataset), "--output", str(tmp_path / "act")]
+    with pytest.raises(SystemExit):
+        vpl_export.main(export)
+    assert vpl_export.main([*export, "--failed"]) == 0
+    assert sorted(path.name for path in (tmp_path / "act").iterdir()) == ["episode_0.hdf5", "episode_1.hdf5"]
