@@ -32,6 +32,7 @@ from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError, exit_on_sigterm
+from vpl_round import said_of
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -96,7 +97,9 @@ def run(args: argparse.Namespace) -> int:
             found = total_frames(saver)
             collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
-    return 128 + stop.number if stop.number else 0
+    if stop.number:
+        return 128 + stop.number
+    return 1 if saver.dropped else 0
 
 
 def check_machine(args: argparse.Namespace) -> int:
@@ -155,8 +158,8 @@ def collect(
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
                 finish_capture = env.start_capture(render=saver.wants_images(step))
-                if in_hand:
-                    saver.store(*in_hand)  # the last step, while a GPU draws this one
+                if in_hand:  # the last step, while a GPU draws this one
+                    recording = without(recording, saver.store(*in_hand))
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
                 sample = finish_capture()
@@ -165,15 +168,25 @@ def collect(
             ended = recording if step == steps - 1 else done
             if ended.any():
                 terminated = done & ~to_numpy(extras["time_outs"])
-                saver.store(*in_hand)
+                recording = without(recording, saver.store(*in_hand))
                 in_hand = None
-                saver.end_episodes(ended, terminated, ended & ~terminated)
+                diverged = recording & to_numpy(extras["diverged"])
+                recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
+                saver.end_episodes(ended & recording, terminated, ended & ~terminated)
             show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
             recording = recording & ~ended
             if not recording.any():
                 break
         if bar.disable:
             print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
+
+
+def without(recording: np.ndarray, dropped: list[dict[str, Any]]) -> np.ndarray:
+    """Who still records when these episodes are dropped, (N,) bool, a new array; says which they are."""
+    for row in dropped:
+        tqdm.write(said_of(row), file=sys.stderr)
+    lost = {row["env_index"] for row in dropped}
+    return recording & np.array([env not in lost for env in range(len(recording))])
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -262,6 +275,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if saver.cfg.success_metric else ""
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
+    if saver.dropped:
+        print(f"left out    {len(saver.dropped)} episodes, under dropped in metadata.json; --resume tries them again")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
     if "RUN_COLLECTION" in os.environ:

@@ -34,6 +34,7 @@ from collect_flags import (
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
+from vpl_round import said_of
 from vpl_saver import VPLSaver
 
 CURVE_PX = 90
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.compare:
                 compare(env, args)
             elif args.mode == "states":
-                film(env, args)
+                return film(env, args)
             else:
                 report_drift(env, args)
     except (SaverError, SimulatorError) as error:
@@ -81,8 +82,8 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
     )  # fmt: skip
 
 
-def film(env: DrawerEnv, args: argparse.Namespace) -> None:
-    """Write a dataset with the recorded motion and new pictures."""
+def film(env: DrawerEnv, args: argparse.Namespace) -> int:
+    """Write a dataset with the recorded motion and new pictures; returns 1 if an episode's numbers are not finite."""
     cfg = dataset_cfg(env, args)
     print(f"dataset     {cfg.root}", flush=True)
     with VPLSaver(cfg) as saver:
@@ -101,6 +102,9 @@ def film(env: DrawerEnv, args: argparse.Namespace) -> None:
                 if ended:
                     recording = end(saver, ended, recording)
     print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(cfg.camera_names)}")
+    for row in saver.dropped:
+        print(said_of(row), file=sys.stderr)
+    return 1 if saver.dropped else 0
 
 
 def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.ndarray:

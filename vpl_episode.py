@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import zlib
@@ -121,6 +122,17 @@ class DatasetCfg:
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
 
+    def __post_init__(self) -> None:
+        num_cameras = len(self.camera_names)
+        if len(set(self.camera_names)) < num_cameras:
+            raise ValueError(f"camera_names {', '.join(self.camera_names)}: give each camera its own")
+        if self.intrinsics.shape != (num_cameras, 3, 3) or not np.isfinite(self.intrinsics).all():
+            raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
+        if self.width % 2 or self.height % 2:
+            raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
+        if self.only_success and self.success_metric is None:
+            raise ValueError("only_success: there is no success_metric to select by")
+
     @property
     def batch_bytes(self) -> int:
         """Images of one control step."""
@@ -214,6 +226,11 @@ class EpisodeFile:
         self.h5.close()
         self._write_videos()
         return row
+
+    def discard(self) -> None:
+        """Remove what was written of an episode that is not to be published."""
+        self.h5.close()
+        shutil.rmtree(self.folder)
 
     def flush_to_disk(self) -> None:
         """Have all files of a finished episode on disk."""
@@ -344,7 +361,8 @@ def _row(h5: h5py.File) -> dict[str, Any]:
     row = {name: h5.attrs[name].item() for name in names}
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
-        row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
+        value = final_metric(h5, metric)
+        row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 

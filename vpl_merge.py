@@ -60,7 +60,7 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
         ]
         document = metadata[0] | {key: counts[key] for key in counts if key in metadata[0]}
         document |= {"sources": sources, "episodes": rows}
-        (folder / "metadata.json").write_text(json.dumps(document, indent=1))
+        (folder / "metadata.json").write_text(json.dumps(document, indent=1, allow_nan=False))
     return len(rows)
 
 

@@ -203,7 +203,9 @@ class DrawerEnv(Protocol):
 
         Returns:
             observations, of the next episode where an env is done; reward (N,) float32; dones (N,) bool; and extras:
-            "time_outs" (N,) bool, "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
+            "time_outs" (N,) bool; "diverged" (N,) bool: the simulation of such an env left the numbers that it can
+            compute with, or its action did; it is done, and what this step gives of it means nothing;
+            "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
         """
 
     def capture(self, render: bool = True) -> Sample:

@@ -40,6 +40,7 @@ from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, Dra
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+mujoco.set_mju_user_warning(lambda message: None)  # `_advance` reads the counters; MuJoCo's own would write a file
 
 
 class MujocoDrawerEnv(DrawerTaskEnv):
@@ -80,6 +81,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def set_state(self, state: np.ndarray) -> None:
         """See `DrawerEnv.set_state`."""
+        self._batch.warning[:] = 0  # they count from an env's last state that was set
         self._rows[:] = state[:, : self._batch.nstate]
         self._set_task_state(torch.as_tensor(state[:, self._batch.nstate :], device=self.device))
         self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
@@ -97,7 +99,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
             self._renderer.close()
             self._renderer = None
 
-    def _advance(self, target: torch.Tensor) -> None:
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
         self._ctrl[:, self._drives] = target.cpu().numpy()
         for _ in range(_SUBSTEPS):
             self._batch.step()
@@ -105,6 +107,8 @@ class MujocoDrawerEnv(DrawerTaskEnv):
                 self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel]
             )
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
+        # MuJoCo has put an env with bad numbers back to its start by itself; the other warnings make motion wrong too
+        return torch.as_tensor(self._batch.warning[:, :, 1].any(axis=1), device=self.device)
 
     def _read_state(self) -> DrawerState:
         site = self._sites
