@@ -213,6 +213,7 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         joint_names=env.joint_names,
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
+        scene=env.scene,
         seed=args.seed,
         success_metric=task.success_metric,
         success_threshold=task.success_threshold,

@@ -12,6 +12,7 @@ deterministic), and actions drift: PhysX keeps contacts and a solver's warm star
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -32,7 +33,7 @@ from collect_flags import (
     new_path,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
-from vpl_dataset import episode_folders, load_episode
+from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
 from vpl_round import said_of
 from vpl_saver import VPLSaver
@@ -55,16 +56,24 @@ class Recorded:
         return len(self.rows["sim_state"])
 
 
+class ForeignStateError(ValueError):
+    """A recorded episode is not of the simulator's scene; one line that names it and the remedy."""
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         with load(args.simulator)(simulator_cfg(args)) as env:
+            check_states(env, args)
             if args.compare:
                 compare(env, args)
             elif args.mode == "states":
                 return film(env, args)
             else:
                 report_drift(env, args)
+    except ForeignStateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -80,6 +89,47 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
         env_spacing=args.metadata["arguments"]["env_spacing"],
         samples_per_pixel=args.samples_per_pixel, shadows=args.shadows,
     )  # fmt: skip
+
+
+def check_states(env: DrawerEnv, args: argparse.Namespace) -> None:
+    """Refuse recorded episodes whose columns mean something else here; say where that was not recorded.
+
+    Raises:
+        ForeignStateError: an episode is another scene's or another robot's.
+    """
+    ours = {
+        "columns of sim_state": f"{env.state_spec} ({env.get_state().shape[1]})",
+        "joints": ", ".join(env.joint_names),
+        "observations": str(list(env.obs_terms)),
+        "actions": str(env.num_actions),
+        "physics of the scene": env.scene[:12],
+    }
+    unknown = 0
+    for folder in args.folders:
+        with load_episode(folder) as episode:
+            recorded = meaning(episode)
+        unknown += env.scene != "" and "physics of the scene" not in recorded
+        for name, value in recorded.items():
+            if value != ours[name]:
+                raise ForeignStateError(
+                    f"{folder}: its {name} are {value}, but {ours[name]} with --simulator {args.simulator}; "
+                    f"replay it with --simulator {args.metadata['simulator']} and the versions in its metadata.json"
+                )
+    if unknown:
+        count = f"{unknown} of {len(args.folders)} episodes"
+        print(f"note        {count} do not say which scene they are of; it is not checked")
+
+
+def meaning(episode: Episode) -> dict[str, str]:
+    """What an episode's file says of its numbers, as `check_states` compares it."""
+    states = episode["sim_state"]
+    said = {
+        "columns of sim_state": f"{states.attrs.get('spec', 'unknown')} ({states.shape[1]})",
+        "joints": ", ".join(episode.element_names("joint_pos")),
+        "observations": str(list(json.loads(episode["proprio"].attrs.get("terms", "{}")))),
+        "actions": str(episode["action"].shape[1]),
+    }
+    return said | ({"physics of the scene": states.attrs["scene"][:12]} if "scene" in states.attrs else {})
 
 
 def film(env: DrawerEnv, args: argparse.Namespace) -> int:
@@ -246,7 +296,7 @@ def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
         steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
         camera_names=tuple(camera.name for camera in args.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in args.cameras]), joint_names=env.joint_names,
-        obs_terms=env.obs_terms, state_spec=env.state_spec, seed=arguments["seed"],
+        obs_terms=env.obs_terms, state_spec=env.state_spec, scene=env.scene, seed=arguments["seed"],
         success_metric=env.task.success_metric, success_threshold=env.task.success_threshold,
         language_instruction=env.task.language_instruction, video_interval=arguments["video_interval"],
         fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",

@@ -62,7 +62,11 @@ SCHEMA: dict[str, Column] = {
     "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
     "reward": Column(("T",), "float32", "the task's reward for row t's action"),
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
-    "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
+    "sim_state": Column(
+        ("T", "S"),
+        "float64",
+        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
+    ),
 }
 ATTRIBUTES = (
     "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
@@ -121,6 +125,8 @@ class DatasetCfg:
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
+    scene: str = ""
+    """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
 
     def __post_init__(self) -> None:
         num_cameras = len(self.camera_names)
@@ -252,6 +258,8 @@ class EpisodeFile:
                 group["ee_rotation"].attrs["order"] = "xyzw"
             group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
+            if cfg.scene:
+                group["sim_state"].attrs["scene"] = cfg.scene
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""

@@ -28,6 +28,9 @@ rate), step_dt (s), video_interval, language_instruction, terminated (the task e
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
 no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
 
+A state means what it does in its own scene: attribute `spec` of `sim_state` says what its columns are, and attribute
+`scene` is a hash of the scene's physics; Isaac Lab's episodes have none, nor have those of earlier versions.
+
 An episode in which a number is not finite is not published: the list `dropped` in metadata.json names it, its step and
 the reason.
 

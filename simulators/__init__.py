@@ -188,6 +188,8 @@ class DrawerEnv(Protocol):
     """Name and width of each part of the observation, in order."""
     state_spec: str
     """What the columns of `Sample.sim_state` are."""
+    scene: str
+    """A hash of the scene's physics, in which alone a state means what it does; "": the simulator does not say."""
 
     def reset(self, seed: int) -> Mapping[str, torch.Tensor]:
         """Start a round: env i draws its initial state from `episode_rng(seed, i)`. Returns `get_observations()`."""

@@ -46,6 +46,8 @@ _KEPT: list[Any] = []
 class IsaacDrawerEnv:
     """See `simulators.DrawerEnv`."""
 
+    scene = ""
+
     def __init__(self, cfg: SimulatorCfg) -> None:
         _launch(cfg)
         import isaaclab_tasks  # noqa: F401  registers the tasks

@@ -34,7 +34,7 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
     reason = " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
 from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
@@ -65,6 +65,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
         self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], {TASK_STATE_SPEC}"
+        self.scene = scene_hash(self.model)
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
 

@@ -24,7 +24,15 @@ wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line f
 import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
-from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
+from simulators.drawer_scene import (
+    HELD_RANGE,
+    JOINT_NAMES,
+    JOINT_RANGE,
+    JOINT_VEL_LIMIT,
+    PHYSICS_DT,
+    build_model,
+    scene_hash,
+)
 from simulators.drawer_task import CONTROL_DT, MAX_VALUE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
 from simulators.warp_kernels import hold_limits, note_divergence, pack_rgb
 
@@ -58,6 +66,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
             torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
             self._copying = torch.cuda.Stream()
         self.model = build_model(cfg.cameras, cfg.light)
+        self.scene = scene_hash(self.model)
         # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         if cfg.shadows:  # a sun would leave the room dark: walls and ceiling are in its way

@@ -199,6 +199,34 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
         assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
 
 
+def test_scene_is_its_physics_and_not_how_it_looks(monkeypatch):
+    scene = drawer_scene.scene_hash(drawer_scene.build_model(()))
+    assert drawer_scene.scene_hash(drawer_scene.build_model(BOTH, light=2.0)) == scene
+    for name, value in (
+        ("CABINET_POS", (0.8, 0.0, 0.41)),
+        ("FINGER_ARMATURE", 0.4),
+        ("PHYSICS_DT", 1 / 60),
+        ("KP", (90.0,) * 9),
+        ("_BOXES", drawer_scene._BOXES[:-1]),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(drawer_scene, name, value)
+            assert drawer_scene.scene_hash(drawer_scene.build_model(())) != scene, name
+
+
+def test_scene_is_what_recorded_episodes_say_on_every_machine():
+    """Whoever changes the scene changes this number too: episodes that were recorded before are no longer replayed."""
+    assert drawer_scene.scene_hash(drawer_scene.build_model(())).startswith("7576c442cc77")
+
+
+def test_mujoco_and_mujoco_warp_have_the_same_states():
+    cfg = SimulatorCfg(task=TASK, num_envs=1)
+    with load("mujoco")(cfg) as cpu, load("mujoco_warp")(cfg) as gpu:
+        assert (cpu.scene, cpu.state_spec) == (gpu.scene, gpu.state_spec)
+        cpu.set_state(gpu.get_state())
+        assert np.array_equal(cpu.get_state(), gpu.get_state())
+
+
 def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, monkeypatch):
     (tmp_path / "workspace" / "hidden" / "source" / "hidden").mkdir(parents=True)
     package = tmp_path / "workspace" / "hidden" / "source" / "hidden" / "__init__.py"
