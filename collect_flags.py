@@ -133,8 +133,6 @@ def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
         chosen.append(
             CameraCfg("top", TOP_CAM_EYE, TOP_CAM_TARGET, up=(1.0, 0.0, 0.0), vertical_fov_deg=TOP_FOV_DEG, **size)
         )
-    for camera in chosen:
-        camera.pose  # noqa: B018  its checks
     return tuple(chosen)
 
 

@@ -176,11 +176,29 @@ def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(mak
     assert np.median(off) < 0.2 and max(off) < 0.5, off
 
 
-def test_camera_that_looks_at_itself_is_refused():
-    with pytest.raises(ValueError, match="looks at its own eye"):
-        _ = CameraCfg("a", (1, 2, 3), (1, 2, 3)).pose
-    with pytest.raises(ValueError, match="along its own up direction"):
-        _ = CameraCfg("a", (0, 0, 2), (0, 0, 0)).pose
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": OVERVIEW.eye}, "camera 'overview' looks at its own eye"),
+        ({"eye": (0, 0, 2), "target": (0, 0, 0)}, "camera 'overview' looks along its own up direction"),
+        ({"frame": "hand"}, "camera 'overview' has the frame 'hand'; give one of env, gripper"),
+        ({"frame": "Gripper"}, "camera 'overview' has the frame 'Gripper'"),
+        ({"eye": (0, 0, float("nan"))}, "camera 'overview' has eye .*not finite"),
+        ({"vertical_fov_deg": 180}, "camera 'overview' has 180 degrees"),
+        ({"height": 0}, "camera 'overview' has 40 degrees over 160 x 0 px"),
+    ],
+)
+def test_camera_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(OVERVIEW, **changes)
+
+
+def test_cameras_of_several_sizes_or_of_one_name_are_refused():
+    """A renderer draws all in one size: the calibration of the others would be wrong."""
+    with pytest.raises(ValueError, match="'overview' 160 x 120 px, 'wrist' 320 x 240 px; give all the same"):
+        SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW, replace(WRIST, width=320, height=240)))
+    with pytest.raises(ValueError, match="cameras are called overview, overview"):
+        SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW, replace(WRIST, name="overview")))
 
 
 def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(make_env):
