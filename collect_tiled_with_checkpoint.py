@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import resource
 import shlex
@@ -21,18 +20,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import av
-import h5py
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointPolicy
-from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
+from collect_flags import camera_rows, checkpoint_row, new_path, parse_args, versions
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError, exit_on_sigterm
 from vpl_round import said_of
+from vpl_runs import continue_runs, describe_run, differences, recorded_runs
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -92,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"dataset     {dataset.root}", flush=True)
         if absent := dataset.metadata["not_recorded"]:
             print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
+        if dataset.run:
+            changed = differences(dataset.metadata["runs"][0], dataset.metadata["runs"][dataset.run])
+            print(f"note        bytes may differ from an uninterrupted run's, for what differs: {'; '.join(changed)}")
         start = time.monotonic()
         with VPLSaver(dataset, resume=args.resume is not None) as saver, progress_bar(args) as bar:
             found = total_frames(saver)
@@ -198,7 +199,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
     task = env.task
     task_name = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
     workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
-    packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    present = describe_run(versions(env), args.given, checkpoint_row(args.checkpoint, args.policy))
+    runs, run = continue_runs(recorded_runs(args.recorded), present)
     return DatasetCfg(
         root=args.resume or new_path(args.data_root, f"{task_name}_{args.sim_or_real}_{args.robot_name}"),
         task=args.task,
@@ -214,6 +216,7 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,
+        run=run,
         seed=args.seed,
         success_metric=task.success_metric,
         success_threshold=task.success_threshold,
@@ -226,8 +229,9 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         use_processes=args.writer == "processes" or (args.writer == "auto" and workers > MOST_THREADS),
         metadata={
             "arguments": args.given,
-            "checkpoint": checkpoint_row(args.checkpoint, args.policy),
-            "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
+            "checkpoint": runs[0]["checkpoint"],
+            "versions": runs[0]["versions"],
+            "runs": runs,
             "cameras": camera_rows(args.cameras),
             "not_recorded": not_recorded(env),
             "conventions": {

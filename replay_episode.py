@@ -31,6 +31,7 @@ from collect_flags import (
     check_camera_flags,
     check_seed_and_device,
     new_path,
+    versions,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import Episode, episode_folders, load_episode
@@ -38,6 +39,8 @@ from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
 from vpl_round import said_of
 from vpl_saver import VPLSaver
 
+KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")
+"""What a filmed dataset's metadata.json takes over: where the motion comes from."""
 CURVE_PX = 90
 CURVE_RGB, CURSOR_RGB = (200, 60, 30), (40, 40, 40)
 
@@ -290,7 +293,7 @@ def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
     """The new dataset's description: the recorded one's, but for its pictures."""
     metadata, arguments = args.metadata, args.metadata["arguments"] | args.drawn
     name = f"{metadata['task'].replace('/', '_')}_{arguments['sim_or_real']}_{arguments['robot_name']}"
-    kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions", "sources") if key in metadata}
+    kept = {key: metadata[key] for key in KEPT if key in metadata}
     return DatasetCfg(
         root=new_path(args.data_root, name), task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
         steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
@@ -302,7 +305,7 @@ def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
         fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",
         episode_attrs=dict(map(own_attrs, args.folders)),
         metadata={
-            **kept, "arguments": arguments, "versions": metadata["versions"] | env.describe(),
+            **kept, "arguments": arguments, "versions": versions(env),
             "cameras": camera_rows(args.cameras),
             "replayed": {"from": str(args.path), "light": args.light, "versions": metadata["versions"]},
         },
@@ -313,7 +316,7 @@ def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:
     """An episode's index, and those of its attributes that need not be its dataset's."""
     with load_episode(folder) as episode:
         attrs = episode.attrs
-    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source")}
+    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source", "run")}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

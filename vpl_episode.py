@@ -124,7 +124,9 @@ class DatasetCfg:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
+    """By episode_index, attributes that are not as in the others: `seed`, `source`, `run` of what is filmed again."""
+    run: int | None = None
+    """Index in the list `runs` of `metadata`: what the episodes are collected with; None: there is no such list."""
     scene: str = ""
     """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
 
@@ -221,6 +223,8 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
+        if cfg.run is not None:
+            self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
@@ -371,6 +375,7 @@ def _row(h5: h5py.File) -> dict[str, Any]:
         row["success"] = h5.attrs["success"].item()
         value = final_metric(h5, metric)
         row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
+    row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 

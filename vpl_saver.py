@@ -10,7 +10,7 @@ vpl_round.py says what is refused, and which episodes are dropped: those in whic
 Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
-        metadata.json                          derived from the episodes: versions, arguments, cameras, a row an episode
+        metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
         episode_000/episode_000.h5             the table SCHEMA of vpl_episode.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
@@ -26,7 +26,9 @@ Attributes of a file: format_version, task, simulator, episode_index, env_index,
 rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
 --steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
-no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
+no such thing. Attribute `run` (absent in earlier versions' files: 0) is an index in the list `runs` of metadata.json:
+versions, machine, arguments, checkpoint and starts of what collected the episode. `versions` and `checkpoint` beside
+that list are those of run 0. A merged dataset's episodes have `source`, the dataset and episode that they were.
 
 A state means what it does in its own scene: attribute `spec` of `sim_state` says what its columns are, and attribute
 `scene` is a hash of the scene's physics; Isaac Lab's episodes have none, nor have those of earlier versions.
