@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import platform
 import re
 import resource
 import shutil
@@ -14,11 +15,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import av
+import h5py
+import numpy as np
 import torch
 
 from checkpoint_policy import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
-from simulators import SIMULATORS, TASKS, CameraCfg, resolve
+from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, resolve
 from vpl_episode import read_metadata
+from vpl_runs import project_versions
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
@@ -35,7 +40,9 @@ COMPRESSED_SHARE = 0.05
 
 
 def parse_args(argv: list[str] | None, description: str | None = None) -> argparse.Namespace:
-    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
+    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason`, `given` (the flags as JSON types) and `recorded`
+    (metadata.json of what is resumed, or {}).
+    """
     # usage suppressed: bad input gets one line
     parser = argparse.ArgumentParser(
         description=description, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
@@ -57,6 +64,7 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
         num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
         clip = math.inf if args.clip_actions == "none" else args.clip_actions
         args.policy = load_policy(args.checkpoint, num_obs, num_actions, activation=args.activation, clip_actions=clip)
+        args.recorded = jsonable(resumed)
         if resumed:
             _check_agreement(parser, args, resumed)
     except CheckpointError as error:
@@ -145,8 +153,6 @@ def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
         chosen.append(
             CameraCfg("top", TOP_CAM_EYE, TOP_CAM_TARGET, up=(1.0, 0.0, 0.0), vertical_fov_deg=TOP_FOV_DEG, **size)
         )
-    for camera in chosen:
-        camera.pose  # noqa: B018  its checks
     return tuple(chosen)
 
 
@@ -154,6 +160,19 @@ def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
     """The policy as metadata.json has it."""
     names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions", "settings")
     return {"path": str(path), **{name: getattr(policy, name) for name in names}}
+
+
+def versions(env: DrawerEnv) -> dict[str, Any]:
+    """What makes the episodes, as metadata.json has it."""
+    return {
+        **project_versions(Path(__file__).parent),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "av": av.__version__,
+        **env.describe(),
+    }
 
 
 def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:

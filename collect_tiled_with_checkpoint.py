@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import resource
 import shlex
@@ -22,18 +21,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import av
-import h5py
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointPolicy
-from collect_flags import camera_rows, checkpoint_row, parse_args
+from collect_flags import camera_rows, checkpoint_row, parse_args, versions
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError
 from vpl_files import StopSignal, at_free_name, ignore_stop_signals
+from vpl_round import said_of
+from vpl_runs import continue_runs, describe_run, differences, recorded_runs
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -79,11 +78,17 @@ def run(args: argparse.Namespace) -> int:
             print(f"dataset     {saver.cfg.root}", flush=True)
             if absent := saver.cfg.metadata["not_recorded"]:
                 print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
+            if saver.cfg.run:
+                runs = saver.cfg.metadata["runs"]
+                changed = "; ".join(differences(runs[0], runs[saver.cfg.run]))
+                print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
             found = total_frames(saver)
             with progress_bar(args) as bar:
                 collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
-    return 128 + stop.number if stop.number else 0
+    if stop.number:
+        return 128 + stop.number
+    return 1 if saver.dropped else 0
 
 
 def check_machine(args: argparse.Namespace) -> int:
@@ -149,8 +154,8 @@ def collect(
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
                 finish_capture = env.start_capture(render=saver.wants_images(step))
-                if in_hand:
-                    saver.store(*in_hand)  # the last step, while a GPU draws this one
+                if in_hand:  # the last step, while a GPU draws this one
+                    recording = without(recording, saver.store(*in_hand))
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
                 sample = finish_capture()
@@ -159,15 +164,25 @@ def collect(
             ended = recording if step == steps - 1 else done
             if ended.any():
                 terminated = done & ~to_numpy(extras["time_outs"])
-                saver.store(*in_hand)
+                recording = without(recording, saver.store(*in_hand))
                 in_hand = None
-                saver.end_episodes(ended, terminated, ended & ~terminated)
+                diverged = recording & to_numpy(extras["diverged"])
+                recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
+                saver.end_episodes(ended & recording, terminated, ended & ~terminated)
             show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
             recording = recording & ~ended
             if not recording.any():
                 break
         if bar.disable:
             print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
+
+
+def without(recording: np.ndarray, dropped: list[dict[str, Any]]) -> np.ndarray:
+    """Who still records when these episodes are dropped, (N,) bool, a new array; says which they are."""
+    for row in dropped:
+        tqdm.write(said_of(row), file=sys.stderr)
+    lost = {row["env_index"] for row in dropped}
+    return recording & np.array([env not in lost for env in range(len(recording))])
 
 
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
@@ -187,7 +202,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> Dataset
     """The description of the dataset in the folder `root`."""
     task = env.task
     workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
-    packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    present = describe_run(versions(env), args.given, checkpoint_row(args.checkpoint, args.policy))
+    runs, run = continue_runs(recorded_runs(args.recorded), present)
     return DatasetCfg(
         root=root,
         task=args.task,
@@ -202,6 +218,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> Dataset
         joint_names=env.joint_names,
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
+        scene=env.scene,
+        run=run,
         seed=args.seed,
         success_metric=task.success_metric,
         success_threshold=task.success_threshold,
@@ -214,8 +232,9 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> Dataset
         use_processes=args.writer == "processes" or (args.writer == "auto" and workers > MOST_THREADS),
         metadata={
             "arguments": args.given,
-            "checkpoint": checkpoint_row(args.checkpoint, args.policy),
-            "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
+            "checkpoint": runs[0]["checkpoint"],
+            "versions": runs[0]["versions"],
+            "runs": runs,
             "cameras": camera_rows(args.cameras),
             "not_recorded": not_recorded(env),
             "conventions": {
@@ -264,6 +283,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if saver.cfg.success_metric else ""
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
+    if saver.dropped:
+        print(f"left out    {len(saver.dropped)} episodes, under dropped in metadata.json; --resume tries them again")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
     if "RUN_COLLECTION" in os.environ:

@@ -149,7 +149,10 @@ def _check_checkpoint(env: DrawerEnv, policy: torch.nn.Module) -> tuple[Check, D
         action = policy(obs)
         if not action.isfinite().all():
             return Check("checkpoint", False, f"{figure}; not finite at step {step}", remedy), zero
-        obs = env.step(action)[0]["policy"]
+        observed, _, _, extras = env.step(action)
+        if extras["diverged"].any():
+            return Check("checkpoint", False, f"{figure}; the simulation diverged at step {step}", remedy), zero
+        obs = observed["policy"]
         opened.append(env.capture(render=False).drawer_pos)
     if opened[0] is None:
         return Check("checkpoint", True, f"{figure}, finite; the task has no drawer to open", remedy), policy

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import zlib
 from collections.abc import Iterable, Mapping
@@ -59,7 +60,11 @@ SCHEMA: dict[str, Column] = {
     "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
     "reward": Column(("T",), "float32", "the task's reward for row t's action"),
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
-    "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
+    "sim_state": Column(
+        ("T", "S"),
+        "float64",
+        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
+    ),
 }
 ATTRIBUTES = (
     "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
@@ -117,7 +122,22 @@ class DatasetCfg:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
+    """By episode_index, attributes that are not as in the others: `seed`, `source`, `run` of what is filmed again."""
+    run: int | None = None
+    """Index in the list `runs` of `metadata`: what the episodes are collected with; None: there is no such list."""
+    scene: str = ""
+    """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
+
+    def __post_init__(self) -> None:
+        num_cameras = len(self.camera_names)
+        if len(set(self.camera_names)) < num_cameras:
+            raise ValueError(f"camera_names {', '.join(self.camera_names)}: give each camera its own")
+        if self.intrinsics.shape != (num_cameras, 3, 3) or not np.isfinite(self.intrinsics).all():
+            raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
+        if self.width % 2 or self.height % 2:
+            raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
+        if self.only_success and self.success_metric is None:
+            raise ValueError("only_success: there is no success_metric to select by")
 
     @property
     def batch_bytes(self) -> int:
@@ -210,6 +230,8 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
+        if cfg.run is not None:
+            self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
@@ -221,6 +243,11 @@ class EpisodeFile:
         self.h5.close()
         self._write_videos()
         return row
+
+    def discard(self) -> None:
+        """Remove what was written of an episode that is not to be published."""
+        self.h5.close()
+        shutil.rmtree(self.folder)
 
     def flush_to_disk(self) -> None:
         """Have all files of a finished episode on disk."""
@@ -242,6 +269,8 @@ class EpisodeFile:
                 group["ee_rotation"].attrs["order"] = "xyzw"
             group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
+            if cfg.scene:
+                group["sim_state"].attrs["scene"] = cfg.scene
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
@@ -377,7 +406,9 @@ def _row(h5: h5py.File) -> dict[str, Any]:
     row = {name: h5.attrs[name].item() for name in names}
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
-        row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
+        value = final_metric(h5, metric)
+        row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
+    row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import shutil
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import h5py
 
 from vpl_episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
 from vpl_files import published
+from vpl_runs import recorded_runs
 from vpl_validate import MOTION, motion_digest
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
@@ -30,12 +32,15 @@ SHARED_ATTRIBUTES = (
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Another disk, one without hard links, a file of another user, or too many links."""
+OWN = ("episodes", "runs")
+"""What the merged dataset has of all of them, so that `sources` does not repeat it."""
 
 
 def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     """Merge into the new folder `output`, which appears when it is whole; with `copy` videos are copied, too.
 
-    What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's.
+    What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's, and
+    `runs` has all runs, of which every episode says its own.
 
     Returns:
         The number of episodes.
@@ -52,20 +57,25 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     _check_agreement(datasets, metadata)
     _check_distinct(episodes)
     num_envs = metadata[0]["arguments"]["num_envs"]
+    runs = list(map(recorded_runs, metadata))
+    first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
     with published(output) as folder:
         folder.mkdir()
         for index, episode in enumerate(episodes):
             parent = folder / "failed" if episode.parent.name == "failed" else folder
-            _copy_episode(episode, parent / f"episode_{index:03d}", index, num_envs, copy)
+            # round and env_index count on, as they do in a collection of num_envs
+            numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
+            numbers["run"] = first_run[_dataset_of(episode)]
+            _copy_episode(episode, parent / f"episode_{index:03d}", numbers, copy)
         rows = [read_row(episode, folder) for episode in all_episode_folders(folder)]
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
         sources = [
-            {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key != "episodes"}}
+            {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key not in OWN}}
             for dataset, source in zip(datasets, metadata, strict=True)
         ]
         document = metadata[0] | {key: counts[key] for key in counts if key in metadata[0]}
-        document |= {"sources": sources, "episodes": rows}
-        (folder / "metadata.json").write_text(json.dumps(document, indent=1))
+        document |= {"runs": list(chain(*runs)), "sources": sources, "episodes": rows}
+        (folder / "metadata.json").write_text(json.dumps(document, indent=1, allow_nan=False))
     return len(rows)
 
 
@@ -103,7 +113,12 @@ def _check_distinct(episodes: list[Path]) -> None:
         seen[digest] = folder
 
 
-def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: bool) -> None:
+def _dataset_of(episode: Path) -> Path:
+    return episode.parent.parent if episode.parent.name == "failed" else episode.parent
+
+
+def _copy_episode(source: Path, target: Path, numbers: dict[str, int], copy: bool) -> None:
+    """`numbers` are the episode's new attributes; `run` is that of its dataset's run 0."""
     target.mkdir(parents=True)
     h5_path = target / f"{target.name}.h5"
     _copy(source / f"{source.name}.h5", h5_path)
@@ -113,10 +128,8 @@ def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: b
             place.mkdir()
             video = source / place.name / f"{source.name}.mp4"
             (_copy if copy else _link)(video, place / f"{target.name}.mp4")
-        # round and env_index count on, as they do in a collection of num_envs
-        h5.attrs.update(episode_index=index, round=index // num_envs, env_index=index % num_envs)
-        dataset = source.parent.parent if source.parent.name == "failed" else source.parent
-        h5.attrs.setdefault("source", f"{dataset.resolve().name}/{source.name}")
+        h5.attrs.update(numbers, run=numbers["run"] + int(h5.attrs.get("run", 0)))
+        h5.attrs.setdefault("source", f"{_dataset_of(source).resolve().name}/{source.name}")
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,10 +5,12 @@
         saver.store(sample, action, joint_pos_target, reward, recording)     # once a control step
         saver.end_episodes(ended, terminated, truncated)
 
+vpl_round.py says what is refused, and which episodes are dropped: those in which a number is not finite.
+
 Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
-        metadata.json                          derived from the episodes: versions, arguments, cameras, a row an episode
+        metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
         episode_000/episode_000.h5             the table SCHEMA of vpl_episode.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
@@ -24,7 +26,15 @@ Attributes of a file: format_version, task, simulator, episode_index, env_index,
 rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
 --steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
-no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
+no such thing. Attribute `run` (absent in earlier versions' files: 0) is an index in the list `runs` of metadata.json:
+versions, machine, arguments, checkpoint and starts of what collected the episode. `versions` and `checkpoint` beside
+that list are those of run 0. A merged dataset's episodes have `source`, the dataset and episode that they were.
+
+A state means what it does in its own scene: attribute `spec` of `sim_state` says what its columns are, and attribute
+`scene` is a hash of the scene's physics; Isaac Lab's episodes have none, nor have those of earlier versions.
+
+An episode in which a number is not finite is not published: the list `dropped` in metadata.json names it, its step and
+the reason.
 
 An episode is written under .partial/<attempt>/, closed, checked, flushed to disk and then renamed: `episode_*` is
 always whole.
@@ -47,6 +57,7 @@ import numpy as np
 
 from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
 from vpl_files import Claim, ClaimError, publish
+from vpl_round import Round
 from vpl_video import SegmentEncoder
 from vpl_workers import WorkerError, WriterPool
 
@@ -65,6 +76,13 @@ class _Step:
     index: int
     low_dim: dict[str, np.ndarray]
     recording: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Drop:
+    """Which of one writer's envs' episodes are left out, (N,) bool."""
+
+    envs: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ class VPLSaver:
         self.cfg = cfg
         self.episodes: list[dict[str, Any]] = []
         """A row for each published episode, as in metadata.json."""
-        self._round = self._step = 0
+        self._round = Round(cfg)
         self._metadata_due = 0.0
         self._gave_up = False
         cfg.root.mkdir(parents=True, exist_ok=resume)
@@ -127,15 +145,25 @@ class VPLSaver:
         return sum(row["success"] for row in self.episodes)
 
     @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """A row for each episode that this run left out: episode_index, round, env_index, step and reason."""
+        return self._round.dropped
+
+    @property
     def writer_wait_s(self) -> float:
         """Seconds that the stepping thread waited for the writers."""
         return self._pool.wait_s
 
     def begin_round(self, round_index: int) -> np.ndarray:
-        """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool."""
-        self._round, self._step = round_index, 0
+        """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool.
+
+        Raises:
+            RuntimeError: episodes of the last round are open, or this round was begun before.
+        """
         done = {row["env_index"] for row in self.episodes if row["round"] == round_index}
-        return np.array([env not in done for env in range(self.cfg.num_envs)])
+        on_disk = np.array([env in done for env in range(self.cfg.num_envs)])
+        self._round.begin(round_index, on_disk)
+        return ~on_disk
 
     def wants_images(self, step: int) -> bool:
         """Whether control step `step` of a round is a row of `color`."""
@@ -148,8 +176,10 @@ class VPLSaver:
         joint_pos_target: np.ndarray,
         reward: np.ndarray,
         recording: np.ndarray,
-    ) -> None:
+    ) -> list[dict[str, Any]]:
         """Hand over one control step; the arrays may be kept, do not write into them.
+
+        An episode in which a number is not finite is dropped: it is not published, and rows of it are ignored.
 
         Args:
             sample: the instant before the action, with images where `wants_images` says so.
@@ -158,21 +188,40 @@ class VPLSaver:
             reward: (N,) float32.
             recording: (N,) bool; rows where it is False are ignored.
 
+        Returns:
+            What `dropped` has gained.
+
         Raises:
+            RuntimeError: there is no such open episode.
             SaverError: a writer failed.
+            ValueError: an array is not what SCHEMA says.
         """
+        index = self._round.step
         low_dim = {name: array for name, array in vars(sample).items() if name != "color" and array is not None}
         low_dim |= {"action": action, "joint_pos_target": joint_pos_target, "reward": reward}
-        low_dim["timestamps"] = np.full(self.cfg.num_envs, self._step * self.cfg.step_dt)
+        low_dim["timestamps"] = np.full(self.cfg.num_envs, index * self.cfg.step_dt)
+        recording, lost = self._round.check(low_dim, sample.color, recording)
+        assert self._round.number is not None
         parts = [
-            _Step(self._round, self._step, {name: array[part] for name, array in low_dim.items()}, recording[part])
+            _Step(self._round.number, index, {name: array[part] for name, array in low_dim.items()}, recording[part])
             for part in self._parts()
         ]
         self._submit(parts, sample.color)
-        self._step += 1
+        return self._discard(lost)
+
+    def drop_episodes(self, envs: np.ndarray, reason: str) -> list[dict[str, Any]]:
+        """Leave out the episodes of `envs`, (N,) bool, for what the last step did; returns what `dropped` gained."""
+        return self._discard(self._round.drop(envs, reason))
 
     def end_episodes(self, ended: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        """Close and publish the episodes of the envs where `ended` is True, in the background; (N,) bool each."""
+        """Close and publish the episodes of the envs where `ended` is True, in the background; (N,) bool each.
+
+        Raises:
+            RuntimeError: an env has no open episode; that its episode was dropped is no error.
+            SaverError: a writer failed.
+            ValueError: an episode ends in no way, or in both.
+        """
+        ended = self._round.end(ended, terminated, truncated)
         self._submit([_End(ended[part], terminated[part], truncated[part]) for part in self._parts()], None)
 
     def close(self) -> None:
@@ -181,6 +230,7 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
+        self._round.close()
         failure: SaverError | None = None
         try:
             self._pool.close()
@@ -213,11 +263,12 @@ class VPLSaver:
             **({"num_successes": self.num_successes} if self.cfg.success_metric else {}),
             "writer_wait_s": round(self.writer_wait_s, 3),
             **self.cfg.metadata,
+            **({"dropped": self.dropped} if self.dropped else {}),
             "episodes": episodes,
         }
         temporary = self._claim.folder / "metadata.json"
         with open(temporary, "w") as file:
-            json.dump(document, file, indent=1)
+            json.dump(document, file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.cfg.root / "metadata.json")
@@ -236,6 +287,12 @@ class VPLSaver:
         else:  # a second Ctrl-C: leave at once
             self._pool.abort()
             self._leave_quietly()
+
+    def _discard(self, lost: np.ndarray) -> list[dict[str, Any]]:
+        if not lost.any():
+            return []
+        self._submit([_Drop(lost[part]) for part in self._parts()], None)
+        return self.dropped[-int(lost.sum()) :]
 
     def _parts(self) -> list[slice]:
         return [slice(worker, None, self.cfg.writer_workers) for worker in range(self.cfg.writer_workers)]
@@ -298,10 +355,15 @@ class EpisodeWriter:
         segments = [[self._encoder.new_segment(size) for _ in cfg.camera_names] for _ in range(buffers)]
         self._segments = [segments[i % buffers] for i in range(len(self._envs))]
 
-    def handle(self, item: _Step | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
-        """Write a step, or publish what ends and return its rows of metadata.json."""
+    def handle(self, item: _Step | _Drop | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
+        """Write a step, remove what is dropped, or publish what ends and return its rows of metadata.json."""
         if isinstance(item, _End):
             return self._publish(item)
+        if isinstance(item, _Drop):
+            for i, env in enumerate(self._envs):
+                if item.envs[i] and env in self._open:
+                    self._open.pop(env).discard()
+            return []
         for i, env in enumerate(self._envs):
             if not item.recording[i]:
                 continue

@@ -136,6 +136,45 @@ def test_pictures_of_a_gpu_are_filmed_without_one(sparse, tmp_path):
     assert (arguments["shadows"], arguments["samples_per_pixel"]) == (False, 1)
 
 
+def rewritten(recorded: Path, target: Path, column: str, **attributes) -> Path:
+    """A copy of the dataset whose second episode says something else of a column; None: says nothing."""
+    shutil.copytree(recorded, target)
+    with h5py.File(target / "episode_001" / "episode_001.h5", "a") as file:
+        for name, value in attributes.items():
+            del file[column].attrs[name]
+            if value is not None:
+                file[column].attrs[name] = value
+    return target
+
+
+@pytest.mark.parametrize("flags", [[], ["--mode", "actions"]])
+@pytest.mark.parametrize(
+    ("column", "attributes", "words"),
+    [
+        ("sim_state", {"spec": "qvel[9], qpos[9]"}, "its columns of sim_state are qvel[9], qpos[9] (174)"),
+        ("sim_state", {"spec": None}, "its columns of sim_state are unknown (174)"),
+        ("sim_state", {"scene": "0" * 64}, "its physics of the scene are 000000000000"),
+        ("joint_pos", {"names": [f"joint{i}" for i in range(9)]}, "its joints are joint0, joint1"),
+        ("proprio", {"terms": '{"all": [0, 31]}'}, "its observations are ['all']"),
+    ],
+)
+def test_states_of_something_else_are_refused_before_anything_is_filmed(
+    sparse, tmp_path, capsys, column, attributes, words, flags
+):
+    foreign = rewritten(sparse, tmp_path / "set", column, **attributes)
+    assert replay(foreign, "--data_root", tmp_path / "out", *flags) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "out").exists()
+    assert "episode_001: " in said.err and words in said.err and "--simulator mujoco" in said.err
+
+
+def test_states_of_an_older_version_are_filmed_with_a_note(sparse, tmp_path, capsys):
+    older = rewritten(sparse, tmp_path / "set", "sim_state", scene=None)
+    assert replay(older, "--data_root", tmp_path / "out") == 0
+    assert "note        1 of 2 episodes do not say which scene they are of" in capsys.readouterr().out
+    assert validate(older) == []
+
+
 @pytest.mark.parametrize(("mode", "unit"), [("states", "0 levels of 255"), ("actions", "0 rad")])
 def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
     film = tmp_path / "compare.mp4"

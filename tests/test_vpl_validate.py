@@ -298,6 +298,10 @@ FILE_FAULTS = {
     "not listed": (lambda d: edit_metadata(d, lambda m: m["episodes"].pop()), "is not in metadata.json"),
     "not on disk": (lambda d: shutil.rmtree(d / NAME), "is in metadata.json and not on disk"),
     "camera elsewhere": (move_camera, "off 'overview' of metadata.json"),
+    "camera in an unknown frame": (
+        lambda d: edit_metadata(d, lambda m: m["cameras"][0].update(frame="hand")),
+        "camera_0 in metadata.json is none: camera 'overview' has the frame 'hand'",
+    ),
     "repeated episode": (repeat_episode, "repeats episode_000"),
 }  # fmt: skip
 
