@@ -388,7 +388,8 @@ def choose(args: argparse.Namespace) -> Export:
         readable = [folder for folder in folders if folder in whole]
         return [folder for folder in readable if succeeded(folder)] if args.only_success else readable
 
-    chosen = {name: wanted(split_folders(dataset, name, splits)) for name in names or [None]}
+    listed = names or ([None] if episode_folders(dataset) else [])  # all may have failed
+    chosen = {name: wanted(split_folders(dataset, name, splits)) for name in listed}
     folders = [folder for part in chosen.values() for folder in part]
     if args.failed:
         folders += wanted([folder for folder in of_dataset if folder.parent.name == "failed"])
