@@ -30,7 +30,7 @@ from collect_flags import camera_rows, checkpoint_row, parse_args, versions
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError
-from vpl_files import StopSignal, at_free_name, ignore_stop_signals
+from vpl_files import StopSignal, at_free_name, ignore_stop_signals, run
 from vpl_round import said_of
 from vpl_runs import continue_runs, describe_run, differences, recorded_runs
 from vpl_saver import VPLSaver
@@ -43,7 +43,7 @@ MOST_THREADS = 2
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv, __doc__)
     try:
-        return run(args)
+        return collect_dataset(args)
     except KeyboardInterrupt:
         print("left at once: the episodes published so far are whole", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -59,7 +59,7 @@ class InputError(ValueError):
     """A flag does not fit the task, which only the simulator knows; one line that names the remedy."""
 
 
-def run(args: argparse.Namespace) -> int:
+def collect_dataset(args: argparse.Namespace) -> int:
     """Build policy, simulator and saver, collect, and say what came out."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # an open HDF5 an env
@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     if args.self_check:
         return check_machine(args)
     with load(args.simulator)(simulator_cfg(args)) as env:
-        stop = StopSignal()  # now: Kit has set handlers of its own, which would end the process with 0
+        stop = StopSignal(
+            "ended episodes are being published"
+        )  # now: Kit has set handlers of its own, which would end the process with 0
         check_fit(args, env)
         start = time.monotonic()
         with open_saver(args, env) as saver:
@@ -305,10 +307,9 @@ def leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
-        exit_code = main()
-    except SystemExit as error:  # argparse's
-        exit_code = error.code if isinstance(error.code, int) else 1
+        run(main)
+    except SystemExit as error:
+        leave(error.code if isinstance(error.code, int) else 1)
     except BaseException:
         traceback.print_exc()
-        exit_code = 1
-    leave(exit_code)
+        leave(1)

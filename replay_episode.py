@@ -35,7 +35,7 @@ from collect_flags import (
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
-from vpl_files import StopSignal, at_free_name, ignore_stop_signals
+from vpl_files import StopSignal, at_free_name, run
 from vpl_round import said_of
 from vpl_saver import VPLSaver
 
@@ -138,7 +138,7 @@ def meaning(episode: Episode) -> dict[str, str]:
 
 def film(env: DrawerEnv, args: argparse.Namespace) -> int:
     """Write a dataset with the recorded motion and new pictures; returns the exit code."""
-    stop = StopSignal()
+    stop = StopSignal("ended episodes are being published")
     with open_saver(env, args) as saver:
         stop.hurry = saver.give_up
         print(f"dataset     {saver.cfg.root}", flush=True)
@@ -390,6 +390,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    exit_code = main()
-    ignore_stop_signals()
-    sys.exit(exit_code)
+    run(main)

@@ -62,6 +62,7 @@ if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library 
 fi
 [[ $extra != test ]] || command -v chromium >/dev/null || packages+=(chromium)   # drives the report's tests
 [[ $extra != test ]] || command -v ffmpeg >/dev/null || packages+=(ffmpeg)   # LeRobot's loader decodes with its libraries
+[[ $extra != test ]] || command -v gcc >/dev/null || packages+=(gcc libc6-dev)   # builds tests/odd_filesystems.c
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"

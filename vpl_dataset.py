@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from vpl_episode import all_episode_folders, without_damaged
-from vpl_files import exit_on_stop_signals, published
+from vpl_files import exit_on_stop_signals, published, run
 from vpl_validate import validate
 
 
@@ -311,4 +311,4 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from vpl_dataset import Episode, check_outside, episode_folders, load_episode
 from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
-from vpl_files import exit_on_stop_signals, published, read_json
+from vpl_files import exit_on_stop_signals, published, read_json, run
 from vpl_lerobot import RecordedVideos, create_writer
 from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
@@ -411,4 +411,4 @@ def choose(args: argparse.Namespace) -> Export:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

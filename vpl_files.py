@@ -214,8 +214,10 @@ class StopSignal:
     number = 0
     """The signal that came first; 0: none."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str) -> None:
+        """`what` is done before the end, in words."""
         self.hurry: Callable[[], None] = lambda: None
+        self._message = f"\nstopping: {what}; press Ctrl-C again to leave at once\n".encode()
         _handle(STOP_SIGNALS, self._note)
 
     def _note(self, number: int, _frame: object) -> None:
@@ -223,9 +225,20 @@ class StopSignal:
             _close_lost_terminal()
         if not self.number:
             self.number = number
-            os.write(2, b"\nstopping: ended episodes are being published; press Ctrl-C again to leave at once\n")
+            os.write(2, self._message)
         elif number == signal.SIGINT:
             self.hurry()
+
+
+def run(main: Callable[[], int]) -> NoReturn:
+    """End the process with the exit code of `main`; quietly, if whoever reads its output has gone, as `head` does."""
+    signal.signal(signal.SIGPIPE, _exit)
+    try:
+        code = main()
+    finally:
+        sys.stdout.flush()  # now, while a reader that has gone can still be noticed
+    ignore_stop_signals()
+    sys.exit(code)
 
 
 def exit_on_stop_signals() -> None:
@@ -235,6 +248,8 @@ def exit_on_stop_signals() -> None:
 
 def _exit(number: int, _frame: object) -> NoReturn:
     ignore_stop_signals()  # a second one must not interrupt the cleaning up
+    if number == signal.SIGPIPE:
+        _send_nowhere(1)
     sys.exit(128 + number)
 
 
@@ -256,6 +271,10 @@ def _close_lost_terminal() -> None:
         try:
             os.write(output, b"")
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, output)
-            os.close(nowhere)
+            _send_nowhere(output)
+
+
+def _send_nowhere(output: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, output)
+    os.close(nowhere)

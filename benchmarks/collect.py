@@ -157,7 +157,7 @@ def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
 
 
 def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
-    never = collector.StopSignal()
+    never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
         saver.close()

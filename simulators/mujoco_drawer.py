@@ -8,6 +8,7 @@ thread that owns the OpenGL context. EGL needs no display; MUJOCO_GL overrides i
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,13 @@ _REMEDY = (
 _GL = os.environ.get("MUJOCO_GL")
 if _GL == "glfw" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
     raise SimulatorError(f"MUJOCO_GL=glfw needs a display and would wait for it for ever; try: {_REMEDY}")
+_chose_before = "mujoco" in sys.modules
 try:
     import mujoco
     import mujoco.batch
+
+    if _chose_before:  # without MUJOCO_GL it takes GLFW, which needs a display
+        importlib.reload(mujoco.rendering.classic.gl_context)
 except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOpenGL's answer to a missing libEGL.so
     reason = " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error

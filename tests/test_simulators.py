@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import fields, replace
 from importlib.util import spec_from_file_location
@@ -282,3 +284,16 @@ def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
     said = json.loads(results.read_text())
     assert said["within_bounds"] == 1
     assert min(quantiles["q0"] for quantiles in said["psnr_db"].values()) > 30
+
+
+def test_a_program_that_imported_mujoco_first_can_still_draw_without_a_display():
+    script = (
+        "import mujoco; from simulators import CameraCfg, SimulatorCfg, load\n"
+        f"cfg = SimulatorCfg(task='{TASK}', num_envs=1, cameras=(CameraCfg('a', (1, 1, 1), (0, 0, 0)),))\n"
+        "with load('mujoco')(cfg) as env: print(env.capture().color.std() > 10)"
+    )
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    project = Path(simulators.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=project, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
