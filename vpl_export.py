@@ -32,11 +32,16 @@ from tqdm import tqdm
 
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published, read_json
+from vpl_image_checks import STRIDE, check_video
 from vpl_stats import FRAMES_PER_EPISODE, column_stats, split_folders, split_lists, spread_rows, succeeded
 from vpl_video import write_mp4
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
 """What is exported besides images, calibration and the action, where an episode has it."""
+
+
+class VideoError(ValueError):
+    """A recorded video does not show what was recorded, so it cannot be passed on."""
 
 
 @dataclass(frozen=True)
@@ -284,10 +289,21 @@ class RecordedVideos:
         """LeRobot's call at the end; nothing is open."""
 
     def _video(self, camera: int) -> Path:
+        self._check_colours(camera)
         path = self._folder / f"tmp_{camera}" / f"{self.episode.folder.name}.mp4"
         path.parent.mkdir()
         write_mp4(self.episode.video(camera), path, self._fps)
         return path
+
+    def _check_colours(self, camera: int) -> None:
+        """Refuse what earlier releases recorded at a height of 4 n + 2 px, with displaced colours."""
+        color = self.episode["color"]
+        if color.shape[2] % 4 != 2:
+            return
+        images = np.stack([image[::STRIDE, ::STRIDE] for image in color[:, camera]])
+        for _, reason in check_video(images, self.episode.video(camera), self.episode.h5):
+            folder = self.episode.folder
+            raise VideoError(f"{folder.name}: {reason}; film it again: replay_episode.py {folder.parent} --mode states")
 
     def _stats(self, camera: int) -> dict[str, np.ndarray]:
         from lerobot.datasets.compute_stats import RunningQuantileStats
@@ -313,7 +329,7 @@ def main(argv: list[str] | None = None) -> int:
             write(export, path)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except OSError as error:
+    except (OSError, VideoError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     print(f"{output}: {len(export.folders)} episodes, action = {export.action}")

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -40,7 +41,7 @@ from checkpoint_policy import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
 from vpl_episode import deflate
 from vpl_saver import VPLSaver
-from vpl_video import SegmentEncoder
+from vpl_video import VideoEncoder
 
 CLIP_BYTES = 4 << 30
 """At most this much of rendered frames is kept to feed the saver alone."""
@@ -165,19 +166,17 @@ def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argp
 
 def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
     """CPU time of deflating, converting and encoding a frame, in one thread, of at most 60 frames of one env."""
-    encoder = SegmentEncoder(job.width, job.height, Fraction(60))
+    encoder = VideoEncoder(job.width, job.height, Fraction(60), VideoReformatter())
     images = [
         sample.color[0, camera]
         for camera in range(len(job.cameras))
         for sample in clip[:30]
         if sample.color is not None
     ]
-    segment = encoder.new_segment(len(images))
     start = time.thread_time()
-    for image, yuv in zip(images, segment, strict=True):
+    for image in images:
         deflate.compress(image, 1)
-        encoder.to_yuv(image, out=yuv)
-    encoder.encode(segment)
+        encoder.encode(image)
     return 1e3 * (time.thread_time() - start) / len(images)
 
 

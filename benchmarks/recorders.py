@@ -186,19 +186,18 @@ def deflate_alone() -> Record:
 
 def x264_alone() -> Record:
     """The video encoding that we use, colour conversion included, in one thread, thrown away."""
-    from vpl_video import SegmentEncoder
+    from av.video.reformatter import VideoReformatter
+
+    from vpl_video import VideoEncoder
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         height, width, _ = frames.shape[3:]
-        encoder = SegmentEncoder(width, height, Fraction(FPS))
-        segment = encoder.new_segment(10)
+        reformatter = VideoReformatter()
         for env in range(frames.shape[1]):
             for camera in range(frames.shape[2]):
-                for start in range(0, len(frames), len(segment)):
-                    images = frames[start : start + len(segment), env, camera]
-                    for image, yuv in zip(images, segment, strict=False):
-                        encoder.to_yuv(np.array(image), out=yuv)
-                    encoder.encode(segment[: len(images)])
+                encoder = VideoEncoder(width, height, Fraction(FPS), reformatter)
+                for image in frames[:, env, camera]:
+                    encoder.encode(np.array(image))
         return {}
 
     return record
