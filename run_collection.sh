@@ -6,7 +6,7 @@ container=${CONTAINER:-isaaclab-test}
 image=${IMAGE:-isaaclab:2.2-ray}
 dockerfile=isaaclab-tiledcam-starter/Dockerfile1.isaaclab-ray
 collector=/workspace/collect_tiled_with_checkpoint.py
-no_rt_cores='P100|V100|A100|A30|A800|H20|H100|H200|H800|GH200|B100|B200|B300|GB200|GB300'
+no_rt_cores=$project/isaaclab-tiledcam-starter/gpus_without_rt_cores.txt   # patterns of names; self_check.py reads it too
 
 say() { echo "run_collection: $*" >&2; }
 fail() { say "$*"; exit 2; }
@@ -52,7 +52,7 @@ docker_problem() {  # prints why docker is of no use here and what to do; fails 
 has_image() { docker image inspect "$image" >/dev/null 2>&1; }
 is_running() { [[ $(docker container inspect -f '{{.State.Running}}' "$container" 2>/dev/null) == true ]]; }
 simulator_of() { docker "$1" inspect -f '{{index .Config.Labels "isaac-data-gen.simulator"}}' "$2"; }  # isaac or mujoco
-has_rt_cores() { grep '^GPU' <<<"$1" | grep -qvwE "$no_rt_cores"; }
+has_rt_cores() { grep '^GPU' <<<"$1" | grep -qvwEf "$no_rt_cores"; }
 
 pick() {
   if why=$(docker_problem); then
@@ -216,8 +216,8 @@ case $mode in
   exec) in_exec ;;
   run) in_run ;;
   embedded)
-    "$project/setup_venv.sh"
-    exec "$(realpath -ms "${VENV:-$project/.venv}")/bin/python" "$project/collect_tiled_with_checkpoint.py" "${args[@]}"
+    venv=$("$project/setup_venv.sh")
+    exec "$venv/bin/python" "$project/collect_tiled_with_checkpoint.py" "${args[@]}"
     ;;
   *) fail "--in must be exec, run or embedded, got '$mode'" ;;
 esac

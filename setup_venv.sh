@@ -2,20 +2,31 @@
 # Sets up everything that this machine lacks: Debian packages for rendering without a display, and .venv with the project.
 #   ./setup_venv.sh          what running needs
 #   ./setup_venv.sh test     and what testing needs
-# Called by run_collection.sh and tests/run.sh; a second call finds all in place and returns at once.
-# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder.
+# Prints the environment's folder. run_collection.sh and tests/run.sh call it; a second call finds all in place.
+# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder. An environment that was not made here is left alone.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
 python=$(command -v "${PYTHON:-python3}" || true)
 [[ $python != */* ]] || python=$(realpath -s "$python")
-venv=$(realpath -ms "${VENV:-$project/.venv}")
-cd "$project"
 requirement=.${extra:+[$extra]}
-stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
 
 say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }
+
+is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   # earlier versions left stamps only
+is_free() { is_ours "$1" || [[ ! -e $1 || ( -d $1 && -z $(ls -A "$1") ) ]]; }
+
+marker=.made-by-isaac-data-gen
+venv=$(realpath -ms "${VENV:-$project/.venv}")
+if ! is_free "$venv"; then
+  [[ ! ${VENV:-} ]] || fail "VENV=$venv was not made by this script and is left alone; name a new folder"
+  venv=$venv-isaac-data-gen
+  say ".venv was not made by this script and is left alone; using $venv"
+  is_free "$venv" || fail "$venv was not made by this script either; set VENV to a new folder"
+fi
+cd "$project"
+stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
 
 # libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
 install_debian_packages() {
@@ -31,13 +42,14 @@ install_debian_packages() {
     fail "missing Debian packages; have an administrator run: apt-get install --no-install-recommends ${missing[*]}"
   fi
   say "installing Debian packages: ${missing[*]}"
-  "${as_root[@]}" apt-get update -qq || say "apt-get update failed in part; going on"
+  "${as_root[@]}" apt-get update -qq >/dev/null || say "apt-get update failed in part; going on"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 has_stamp() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]]; }
 
 if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
+  echo "$venv"
   exit 0
 fi
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
@@ -50,14 +62,17 @@ if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library 
 fi
 [[ $extra != test ]] || command -v chromium >/dev/null || packages+=(chromium)   # drives the report's tests
 [[ $extra != test ]] || command -v ffmpeg >/dev/null || packages+=(ffmpeg)   # LeRobot's loader decodes with its libraries
+[[ $extra != test ]] || command -v gcc >/dev/null || packages+=(gcc libc6-dev)   # builds tests/odd_filesystems.c
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"
 
 say "creating $venv and installing the project's packages (a few minutes)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  [[ ! -d $venv || -e $venv/pyvenv.cfg || -z $(ls -A "$venv") ]] || fail "VENV=$venv holds other things; name a new folder"
-  "$python" -m venv --clear "$venv"   # a torn one is made anew
+  mkdir -p "$venv"
+  touch "$venv/$marker"
+  find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +   # it is ours, and torn
+  "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
 cpu_builds=https://download.pytorch.org/whl/cpu
@@ -67,11 +82,12 @@ if ! command -v nvidia-smi >/dev/null &&
   "$python" -c "import urllib.request as r; r.urlopen('$cpu_builds/torch/', timeout=5)" 2>/dev/null; then
   index=(--extra-index-url "$cpu_builds")
 fi
-"${pip[@]}" "${index[@]}" torch==2.13.0
-"${pip[@]}" --editable "$requirement"
+"${pip[@]}" "${index[@]}" torch==2.13.0 >&2
+"${pip[@]}" --editable "$requirement" >&2
 if command -v nvidia-smi >/dev/null; then
-  "${pip[@]}" --editable '.[gpu]'
+  "${pip[@]}" --editable '.[gpu]' >&2
 fi
 rm -f "$venv"/.installed-*
-touch "$stamp-$extra"
+touch "$venv/$marker" "$stamp-$extra"
 say "done"
+echo "$venv"

@@ -1,6 +1,6 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, reformatter, round_index=0, env_index=3)      # in <dataset>/.partial/
+episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
 episode.append(step, color, low_dim)
 row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
@@ -11,21 +11,20 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
+import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vpl_files import fsync, read_json
 from vpl_video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
@@ -62,7 +61,11 @@ SCHEMA: dict[str, Column] = {
     "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
     "reward": Column(("T",), "float32", "the task's reward for row t's action"),
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
-    "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
+    "sim_state": Column(
+        ("T", "S"),
+        "float64",
+        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
+    ),
 }
 ATTRIBUTES = (
     "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
@@ -118,7 +121,22 @@ class DatasetCfg:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
+    """By episode_index, attributes that are not as in the others: `seed`, `source`, `run` of what is filmed again."""
+    run: int | None = None
+    """Index in the list `runs` of `metadata`: what the episodes are collected with; None: there is no such list."""
+    scene: str = ""
+    """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
+
+    def __post_init__(self) -> None:
+        num_cameras = len(self.camera_names)
+        if len(set(self.camera_names)) < num_cameras:
+            raise ValueError(f"camera_names {', '.join(self.camera_names)}: give each camera its own")
+        if self.intrinsics.shape != (num_cameras, 3, 3) or not np.isfinite(self.intrinsics).all():
+            raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
+        if self.width % 2 or self.height % 2:
+            raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
+        if self.only_success and self.success_metric is None:
+            raise ValueError("only_success: there is no success_metric to select by")
 
     @property
     def batch_bytes(self) -> int:
@@ -135,12 +153,14 @@ class DatasetCfg:
 class EpisodeFile:
     """One episode being written, in .partial/."""
 
-    def __init__(self, cfg: DatasetCfg, reformatter: VideoReformatter, round_index: int, env_index: int) -> None:
-        """Begin an episode; `reformatter` may be shared by the episodes of a thread."""
+    def __init__(
+        self, cfg: DatasetCfg, attempt: Path, reformatter: VideoReformatter, round_index: int, env_index: int
+    ) -> None:
+        """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`."""
         self.cfg = cfg
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
-        self.folder = cfg.root / ".partial" / self.name
+        self.folder = attempt / self.name
         self.num_frames = 0
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
         self._encoders = [VideoEncoder(cfg.width, cfg.height, cfg.playback_fps, reformatter) for _ in cfg.camera_names]
@@ -150,7 +170,7 @@ class EpisodeFile:
         for camera in range(len(cfg.camera_names)):
             self._stream(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
-        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
+        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0, locking=False)
         _bound_metadata_cache(self.h5)
         image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
         filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
@@ -193,6 +213,8 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
+        if cfg.run is not None:
+            self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
@@ -204,6 +226,11 @@ class EpisodeFile:
         self.h5.close()
         self._write_videos()
         return row
+
+    def discard(self) -> None:
+        """Remove what was written of an episode that is not to be published."""
+        self.h5.close()
+        shutil.rmtree(self.folder)
 
     def flush_to_disk(self) -> None:
         """Have all files of a finished episode on disk."""
@@ -225,6 +252,8 @@ class EpisodeFile:
                 group["ee_rotation"].attrs["order"] = "xyzw"
             group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
+            if cfg.scene:
+                group["sim_state"].attrs["scene"] = cfg.scene
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
@@ -309,24 +338,49 @@ def all_episode_folders(root: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def damage(folder: Path) -> str:
+    """Why an episode cannot be read as a whole, in a line that names its file and the remedy; "" if it can."""
+    path = folder / f"{folder.name}.h5"
+    remedy = "move its folder away and --resume the dataset to collect it again"
+    try:
+        with h5py.File(path, locking=False) as h5:
+            lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
+            lacking += [name for name in SCHEMA if not isinstance(h5.get(name), h5py.Dataset) and name not in OPTIONAL]
+            if lacking:
+                return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
+            rows = {name: len(h5[name]) for name in ("color", *LOW_DIM) if name in h5}
+            if len(set(rows.values())) > 1 or not rows["color"]:
+                return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
+    except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
+        reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
+        return f"{path} cannot be read ({reason}); {remedy}"
+    return ""
+
+
+def without_damaged(folders: Iterable[Path]) -> list[Path]:
+    """The episodes that can be read; the others are named on stderr."""
+    reasons = {folder: damage(folder) for folder in folders}
+    for reason in filter(None, reasons.values()):
+        print(f"left out: {reason}", file=sys.stderr)
+    return [folder for folder, reason in reasons.items() if not reason]
+
+
+def read_metadata(dataset: Path) -> dict[str, Any]:
+    """A dataset's metadata.json.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: it is no JSON, or does not say how the dataset was collected.
     """
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} is no JSON object")
+    document = read_json(dataset / "metadata.json")
+    for key in ("task", "simulator", "arguments", "checkpoint", "episodes"):
+        if key not in document:
+            raise ValueError(f"{dataset / 'metadata.json'} has no {key}; give a dataset of this project, whole")
     return document
 
 
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
-    with h5py.File(folder / f"{folder.name}.h5") as h5:
+    with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
         return {**_row(h5), "path": str(folder.relative_to(root))}
 
 
@@ -335,48 +389,12 @@ def _row(h5: h5py.File) -> dict[str, Any]:
     row = {name: h5.attrs[name].item() for name in names}
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
-        row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
+        value = final_metric(h5, metric)
+        row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
+    row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 
 def final_metric(h5: h5py.File, metric: str) -> float:
     """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
     return float(h5.get("full_rate", h5)[metric][-1])
-
-
-@contextmanager
-def published(output: Path, replace: bool = False) -> Iterator[Path]:
-    """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
-
-    Raises:
-        FileExistsError: `output` exists, and is no file to `replace`.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not replace:
-        _refuse_existing(output)
-    # cleaning up after a failure must not hide it
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as folder:
-        partial = Path(folder) / output.name
-        yield partial
-        if not replace:
-            _refuse_existing(output)  # it may have come meanwhile
-        partial.rename(output)
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exception does, so that nothing half is left; exit code 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already")
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -129,7 +129,11 @@ def _cameras(rows: Rows, metadata: Mapping[str, Any]) -> Found:
     listed = metadata.get("cameras", [])
     for camera in range(rows["extrinsics"].shape[1]):
         pose, what = rows["extrinsics"][:, camera], f"extrinsics of camera_{camera}"
-        cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
+        try:
+            cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
+        except ValueError as error:
+            yield None, f"camera_{camera} in metadata.json is none: {error}"
+            continue
         mounts = {"env": pose}
         if {"ee_position", "ee_rotation"} <= rows.keys():
             mounts["gripper"] = np.linalg.inv(_hand(rows)) @ pose

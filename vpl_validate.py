@@ -87,7 +87,7 @@ def _check(folder: Path, metadata: Mapping[str, Any]) -> tuple[list[tuple[int | 
     if not path.is_file():
         return [(None, f"has no {path.name}")], ""
     try:
-        with h5py.File(path) as h5:
+        with h5py.File(path, locking=False) as h5:
             found = [*check_columns(h5), *check_attributes(h5, folder)]
             sound = {name: h5[name][:] for name in (*LOW_DIM, "intrinsics") if _is_sound(h5, name)}
             for rows, prefix in [(sound, ""), *_full_rate(h5)]:

@@ -114,7 +114,7 @@ def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[s
 def new_saver(env: DrawerEnv, job: argparse.Namespace, name: str) -> VPLSaver:
     """As the collector makes it; its processes start while it is fed."""
     job.robot_name = name
-    return VPLSaver(collector.dataset_cfg(job, env))
+    return collector.open_saver(job, env)
 
 
 def timed(work: Any, *args: Any, **kwargs: Any) -> float:
@@ -158,7 +158,7 @@ def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
 
 
 def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
-    never = collector.StopSignal()
+    never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
         saver.close()

@@ -85,7 +85,7 @@ def buffered() -> Record:
                 with imageio.get_writer(episode / f"{name}.mp4", fps=FPS) as writer:
                     for image in images:
                         writer.append_data(image[camera])  # type: ignore[attr-defined]
-            with h5py.File(episode / "data.h5", "w") as file:
+            with h5py.File(episode / "data.h5", "w", locking=False) as file:
                 file["color"] = np.stack(images)
                 for name, rows in low_dim.items():
                     file[name] = np.stack(rows)
@@ -106,7 +106,7 @@ def gzip_demos(layout: str) -> Record:
     camera_name = {"robomimic": "obs/{}_image", "Isaac Lab": "obs/{}_cam"}[layout]
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
-        with h5py.File(folder / "demos.hdf5", "w") as file:
+        with h5py.File(folder / "demos.hdf5", "w", locking=False) as file:
             for env, (images, low_dim) in enumerate(_by_env(frames)):
                 demo = file.create_group(f"data/demo_{env}")
                 demo.attrs["num_samples"] = len(images)

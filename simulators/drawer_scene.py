@@ -10,6 +10,7 @@ its shape is ours. Everything here is in metres, radians, kilograms.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import mujoco
@@ -136,6 +137,44 @@ def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjMo
     for camera in cameras:
         _add_camera(spec, camera)
     return spec.compile()
+
+
+_OPTIONS = (
+    "timestep", "integrator", "cone", "impratio", "gravity", "solver", "iterations", "tolerance", "wind", "density",
+    "viscosity",
+)  # fmt: skip
+_BODIES = ("body_parentid", "body_pos", "body_quat", "body_mass", "body_ipos", "body_iquat", "body_inertia")
+_JOINTS = (
+    "jnt_type", "jnt_bodyid", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "jnt_solref", "jnt_solimp",
+    "dof_armature", "dof_damping", "dof_frictionloss", "qpos0", "qpos_spring",
+)  # fmt: skip
+_ACTUATORS = ("actuator_trntype", "actuator_trnid", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+_CONTACT = (
+    "geom_type", "geom_bodyid", "geom_pos", "geom_quat", "geom_size", "geom_contype", "geom_conaffinity",
+    "geom_condim", "geom_friction", "geom_solref", "geom_solimp", "geom_margin", "geom_priority",
+)  # fmt: skip
+
+
+def scene_hash(model: mujoco.MjModel) -> str:
+    """SHA-256 of what a state's meaning and its future depend on: no cameras, no looks, no light, no file's path.
+
+    Numbers count to ten decimals, so that compilers that round differently agree.
+    """
+    digest = hashlib.sha256()
+
+    def take(name: str, values: np.ndarray) -> None:
+        digest.update(name.encode() + (np.round(np.asarray(values, np.float64), 10) + 0.0).tobytes())  # -0.0 is 0.0
+
+    for kind, count in (("body", model.nbody), ("joint", model.njnt), ("actuator", model.nu)):
+        digest.update(" ".join(getattr(model, kind)(i).name for i in range(count)).encode())
+    for name in _OPTIONS:
+        take(name, getattr(model.opt, name))
+    for name in (*_BODIES, *_JOINTS, *_ACTUATORS):
+        take(name, getattr(model, name))
+    touchable = (model.geom_contype | model.geom_conaffinity) != 0
+    for name in _CONTACT:
+        take(name, getattr(model, name)[touchable])
+    return digest.hexdigest()
 
 
 def _add_panda(spec: mujoco.MjSpec) -> None:

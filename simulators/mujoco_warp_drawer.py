@@ -10,7 +10,9 @@ kernels are compiled at the first start and kept in its cache. Its CPU back end 
 from __future__ import annotations
 
 import math
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,17 @@ wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line f
 import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
-from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
-from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
-from simulators.warp_kernels import hold_limits, pack_rgb
+from simulators.drawer_scene import (
+    HELD_RANGE,
+    JOINT_NAMES,
+    JOINT_RANGE,
+    JOINT_VEL_LIMIT,
+    PHYSICS_DT,
+    build_model,
+    scene_hash,
+)
+from simulators.drawer_task import CONTROL_DT, MAX_VALUE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
+from simulators.warp_kernels import hold_limits, note_divergence, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -58,6 +68,7 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
             torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
             self._copying = torch.cuda.Stream()
         self.model = build_model(cfg.cameras, cfg.light)
+        self.scene = scene_hash(self.model)
         # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         if cfg.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
@@ -98,10 +109,18 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._captured: list[Callable[[], None]] = []
         addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
         limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
+        diverged = wp.zeros(self.num_envs, dtype=bool)
+        self._diverged = wp.to_torch(diverged)
 
         def advance() -> None:
             for _ in range(_SUBSTEPS):
                 mjw.step(model, data)
+                wp.launch(  # before the limits are held: a clamp hides NaN
+                    note_divergence,
+                    dim=(self.num_envs, self.model.nv),
+                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE],
+                    outputs=[diverged],
+                )
                 wp.launch(
                     hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
                     inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
@@ -219,9 +238,11 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         """Wait for what the GPU still does."""
         wp.synchronize()
 
-    def _advance(self, target: torch.Tensor) -> None:
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
+        self._diverged.fill_(False)
         self._view["ctrl"][:, self._drives] = target
         self._launch_advance()
+        return self._diverged.clone()
 
     def _read_state(self) -> DrawerState:
         view, site = self._view, {name: self._view["site_xpos"][:, i].clone() for name, i in self._sites.items()}
@@ -289,6 +310,8 @@ def _check_overflow(overflow: np.ndarray) -> None:
 
 def _announce_compilation() -> None:
     """Say what takes so long, where Warp has not compiled MuJoCo's kernels before."""
+    if not os.path.isabs(os.path.expanduser("~")) and "WARP_CACHE_PATH" not in os.environ:
+        wp.config.kernel_cache_dir = tempfile.mkdtemp(prefix="warp-")  # without a home Warp makes a folder "~" here
     wp.init()
     cache = Path(str(wp.config.kernel_cache_dir))
     if not any(cache.glob("wp_mujoco_warp*")):

@@ -9,19 +9,25 @@ shell from its dark caps and rings, so they become meshes of their own. On a CPU
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import os
-import shutil
-import tempfile
+import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 _LINKS = ("link0", "link1", "link2", "link3", "link4", "link5", "link6", "link7", "hand", "finger")
 _KEEP = 0.14
 """Share of a link's triangles that is kept."""
 _DARK = {"link3": (1,), "link4": (1,), "link5": (1,), "link6": (1, 2), "link7": (0,), "hand": (1,), "finger": (1,)}
 """Components, by falling area, that are dark on the real arm."""
-_RECIPE = "1"
+_RECIPE = "2"
 """Names the cache folder: raise it with every change to what is made here."""
+_MANIFEST = "sha256.json"
+_KEPT: list[TemporaryDirectory] = []
+"""Where there is no cache: the folder goes with this process."""
 
 
 def panda_meshes() -> dict[str, list[tuple[str, Path]]]:
@@ -30,17 +36,56 @@ def panda_meshes() -> dict[str, list[tuple[str, Path]]]:
     Raises:
         FileNotFoundError: gymnasium-robotics is not installed or holds other meshes than version 1.4.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isaac-data-gen" / f"panda-{_RECIPE}"
-    if not cache.is_dir():
+    cache = _user_cache()
+    folder = cache if cache and _is_whole(cache) else _build(cache)
+    return {link: [(path.stem.split("-")[1], path) for path in sorted(folder.glob(f"{link}-*.stl"))] for link in _LINKS}
+
+
+def _user_cache() -> Path | None:
+    """The meshes' folder in the user's cache; None: the user has neither a home nor XDG_CACHE_HOME."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    return base / "isaac-data-gen" / f"panda-{_RECIPE}" if base.is_absolute() else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether the folder holds the files of its manifest, unchanged: links that are missing would not be drawn."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
+    except (OSError, ValueError):
+        return False
+
+
+def _build(cache: Path | None) -> Path:
+    """Make the meshes in `cache`, or, said in a line, in a folder that goes with this process; returns the folder."""
+    try:
+        if cache is None:
+            raise OSError("the user has no home")
         cache.parent.mkdir(parents=True, exist_ok=True)
-        building = Path(tempfile.mkdtemp(dir=cache.parent, prefix=".panda-"))
-        for link in _LINKS:
-            _decimate(link, building)
-        try:
-            building.rename(cache)  # whole or not at all, whoever else builds it now
-        except OSError:
-            shutil.rmtree(building)
-    return {link: [(path.stem.split("-")[1], path) for path in sorted(cache.glob(f"{link}-*.stl"))] for link in _LINKS}
+        place = TemporaryDirectory(dir=cache.parent, prefix=".panda-", ignore_cleanup_errors=True)
+    except OSError as error:
+        where = f"cannot be kept in {cache.parent}" if cache else "cannot be kept"
+        print(f"the robot's meshes {where} ({error.strerror or error}); set XDG_CACHE_HOME", file=sys.stderr)
+        cache, place = None, TemporaryDirectory(prefix="isaac-data-gen-")
+    building = Path(place.name) / "new"
+    building.mkdir()
+    for link in _LINKS:
+        _decimate(link, building)
+    digests = {path.name: _sha256(path) for path in sorted(building.iterdir())}
+    (building / _MANIFEST).write_text(json.dumps(digests))
+    if cache is None:
+        _KEPT.append(place)
+        return building
+    with place:
+        with suppress(FileNotFoundError):
+            cache.rename(Path(place.name) / "damaged")
+        with suppress(OSError):  # somebody else has built it meanwhile
+            building.rename(cache)
+    return cache
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _decimate(link: str, folder: Path) -> None:

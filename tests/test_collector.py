@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +49,16 @@ def bad_checkpoints(tmp_path: Path) -> dict[str, Path]:
     return {path.stem: path for path in folder.iterdir()} | {"missing": folder / "no.pt"}
 
 
+def test_activation_and_clipping_are_said_with_where_they_come_from(tmp_path, capsys):
+    lone = shutil.copy(FIXTURES / "rsl_rl_5.5.1_plain.pt", tmp_path / "model.pt")
+    collect_dataset(tmp_path / "data", *FAST.split(), "--checkpoint", str(lone), "--activation", "torch.nn.ReLU")
+    said = "relu: --activation; actions not clipped: assumed, there is no params/agent.yaml beside it"
+    assert f"activation  {said}\n" in capsys.readouterr().out
+    (dataset,) = (tmp_path / "data").iterdir()
+    row = json.loads((dataset / "metadata.json").read_text())["checkpoint"]
+    assert (row["activation"], row["clip_actions"], row["settings"]) == ("relu", None, said)
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -66,6 +78,9 @@ def bad_checkpoints(tmp_path: Path) -> dict[str, Path]:
         ("--video_interval 61", ["--video_interval", "61", "60"]),
         ("--writer_workers 0", ["--writer_workers", "0"]),
         ("--device cpu:x", ["--device", "cpu:x"]),
+        ("--activation snake", ["--activation", "snake", "elu"]),
+        ("--clip_actions 0", ["--clip_actions", "0"]),
+        ("--clip_actions inf", ["--clip_actions", "none", "inf"]),
         ("--device cuda:99", ["--device", "cuda:99"]),
         ("--robot_name " + "x" * 260, ["--robot_name"]),
         ("--data_root /tmp/" + "x" * 300, ["--data_root"]),
@@ -139,7 +154,7 @@ def test_episode_ends_at_the_time_out_though_more_steps_are_allowed(tmp_path):
         assert (episode.attrs["terminated"], episode.attrs["truncated"]) == (False, True)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signal_leaves_whole_episodes_only(tmp_path, number, code):
     flags = "--num_envs 2 --num_episodes 1000 --steps 10 --width 64 --height 48"
     command = [sys.executable, str(PROJECT / "collect_tiled_with_checkpoint.py"), *flags.split()]

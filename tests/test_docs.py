@@ -100,7 +100,7 @@ def parsing_only(monkeypatch, tmp_path):
         raise Parsed
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
-    monkeypatch.setattr(collect_flags, "load_policy", lambda *_: None)
+    monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -174,6 +174,14 @@ def test_files_that_the_documents_name_exist(document):
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|txt|json))`", text)) | set(
         re.findall(r"\]\((\S+?)\)", text)
     )
-    theirs = {"train.py", "python.sh", "isaaclab.sh", "metadata.json", "splits.json", "meta/info.json"}
+    theirs = {
+        "train.py",
+        "python.sh",
+        "isaaclab.sh",
+        "metadata.json",
+        "splits.json",
+        "meta/info.json",
+        "meta/stats.json",
+    }
     ours = named - theirs
     assert {name for name in ours if not any(PROJECT.rglob(name))} == set()

@@ -17,7 +17,7 @@ from conftest import collect_dataset
 
 import vpl_dataset
 from vpl_dataset import load_episode
-from vpl_export import RecordedVideos, VideoError
+from vpl_lerobot import RecordedVideos, VideoError
 from vpl_validate import validate
 from vpl_video import VideoEncoder, write_mp4
 
@@ -300,6 +300,10 @@ FILE_FAULTS = {
     "not listed": (lambda d: edit_metadata(d, lambda m: m["episodes"].pop()), "is not in metadata.json"),
     "not on disk": (lambda d: shutil.rmtree(d / NAME), "is in metadata.json and not on disk"),
     "camera elsewhere": (move_camera, "off 'overview' of metadata.json"),
+    "camera in an unknown frame": (
+        lambda d: edit_metadata(d, lambda m: m["cameras"][0].update(frame="hand")),
+        "camera_0 in metadata.json is none: camera 'overview' has the frame 'hand'",
+    ),
     "repeated episode": (repeat_episode, "repeats episode_000"),
 }  # fmt: skip
 

@@ -1,0 +1,83 @@
+"""Which environment the set-up makes, and that it leaves others alone; a stand-in takes the place of venv and pip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parent.parent
+PYTHON = f"""#!/bin/sh
+case "$*" in
+  *urllib*) exit 1 ;;
+  "-m venv "*) mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && touch "$3/pyvenv.cfg" ;;
+  "-m pip "*) [ "$(basename "$0")" = python ] || exit 1 ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """What the set-up needs of a clone, with a stand-in for Python."""
+    for name in ("setup_venv.sh", "pyproject.toml"):
+        shutil.copy(PROJECT / name, tmp_path)
+    (tmp_path / "python3").write_text(PYTHON)
+    (tmp_path / "python3").chmod(0o755)
+    return tmp_path
+
+
+def foreign_environment(folder: Path) -> Path:
+    """An environment as `uv venv` makes it, without pip, and a package in it; returns the package."""
+    package = folder / "lib" / "python3.11" / "site-packages" / "mine" / "__init__.py"
+    package.parent.mkdir(parents=True)
+    package.write_text("mine = True")
+    (folder / "pyvenv.cfg").write_text("home = /usr/bin\nuv = 0.9.0\n")
+    return package
+
+
+def set_up(clone: Path, **environment: str) -> subprocess.CompletedProcess:
+    variables = {key: value for key, value in os.environ.items() if key != "VENV"}
+    variables |= {"PYTHON": str(clone / "python3"), **environment}
+    return subprocess.run([clone / "setup_venv.sh"], env=variables, cwd=clone, capture_output=True, text=True)
+
+
+def test_an_environment_of_somebody_else_is_left_alone_and_ours_made_beside_it(clone):
+    package = foreign_environment(clone / ".venv")
+    for _ in range(2):
+        done = set_up(clone)
+        assert (done.returncode, done.stdout) == (0, f"{clone / '.venv-isaac-data-gen'}\n"), done.stderr
+        assert ".venv was not made by this script" in done.stderr
+    assert package.read_text() == "mine = True"
+    assert sorted(path.name for path in (clone / ".venv").iterdir()) == ["lib", "pyvenv.cfg"]
+
+
+def test_an_environment_of_somebody_else_that_is_named_is_refused(clone):
+    package = foreign_environment(clone / "theirs")
+    done = set_up(clone, VENV="theirs")
+    assert done.returncode == 2 and f"VENV={clone / 'theirs'} was not made by this script" in done.stderr
+    assert package.exists() and len(list((clone / "theirs").rglob("*"))) == 6
+
+
+@pytest.mark.parametrize("mark", [".made-by-isaac-data-gen", ".installed-123-"])
+def test_a_torn_environment_of_ours_is_made_anew(clone, mark):
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    for name in (mark, "bin/half_written"):
+        (clone / ".venv" / name).touch()
+    done = set_up(clone)
+    assert (done.returncode, done.stdout) == (0, f"{clone / '.venv'}\n"), done.stderr
+    assert not (clone / ".venv" / "bin" / "half_written").exists()
+    assert (clone / ".venv" / ".made-by-isaac-data-gen").exists()
+
+
+def test_a_whole_environment_of_an_earlier_version_is_kept(clone):
+    assert set_up(clone).returncode == 0
+    (clone / ".venv" / ".made-by-isaac-data-gen").unlink()
+    (clone / ".venv" / "bin" / "added").touch()
+    (clone / "pyproject.toml").write_text("# another version")
+    done = set_up(clone)
+    assert done.returncode == 0 and (clone / ".venv" / "bin" / "added").exists()
