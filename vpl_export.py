@@ -224,6 +224,7 @@ def export_lerobot(export: Export, output: Path) -> None:
         features = lerobot_features(first, about)
         keys = {f"observation.images.{name}": camera for camera, name in enumerate(first.camera_names)}
     rate = Fraction(1 / (about["step_dt"] * about["video_interval"])).limit_denominator(1001)
+    output = output.absolute()  # LeRobot opens videos there by FFmpeg, to which `a:b/x.mp4` is of a protocol `a`
     videos = RecordedVideos(keys, output, rate)
     fps = int(rate) if rate.denominator == 1 else float(rate)
     writer = create_writer(f"local/{export.name}", output, fps, about["robot"], features, videos)

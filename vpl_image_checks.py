@@ -99,7 +99,7 @@ def check_video(images: np.ndarray, path: Path, h5: h5py.File) -> Iterator[tuple
         yield None, f"{name} is missing"
         return
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             rate = container.streams.video[0].average_rate
             shapes, frames = set(), []
             for frame in container.decode(video=0):

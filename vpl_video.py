@@ -69,8 +69,9 @@ def write_mp4(packets: Path, mp4: Path, fps: Fraction) -> None:
     # analyzeduration: what is to be known of the stream is in its first bytes; decoding frames would take 1 ms
     options = {"framerate": f"{fps.numerator}/{fps.denominator}", "analyzeduration": "1", "fpsprobesize": "0"}
     with (
-        av.open(str(packets), format=packets.suffix[1:], options=options) as source,
-        av.open(str(mp4), "w", options={"movflags": "+faststart"}) as target,
+        # absolute: FFmpeg takes what stands before a colon in a relative path for a protocol
+        av.open(str(packets.absolute()), format=packets.suffix[1:], options=options) as source,
+        av.open(str(mp4.absolute()), "w", options={"movflags": "+faststart"}) as target,
     ):
         stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
         stream.time_base = 1 / fps
@@ -82,5 +83,5 @@ def write_mp4(packets: Path, mp4: Path, fps: Fraction) -> None:
 
 def count_frames(mp4: Path) -> int:
     """Frames of a video, by its packets."""
-    with av.open(str(mp4)) as container:
+    with av.open(str(mp4.absolute())) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)

@@ -150,13 +150,13 @@ def compare_videos(videos: list[Path], frames: np.ndarray, num_episodes: int = 4
 
 def decode(videos: list[Path]) -> Iterator[np.ndarray]:
     for video in videos:
-        with av.open(str(video)) as container:
+        with av.open(str(video.absolute())) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
 
 
 def count_packets(video: Path) -> int:
-    with av.open(str(video)) as container:
+    with av.open(str(video.absolute())) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
