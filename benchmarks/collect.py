@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import resource
 import shutil
@@ -39,6 +38,7 @@ from workload import collecting_job
 import collect_tiled_with_checkpoint as collector
 from checkpoint_policy import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
+from usable_cores import usable_cores
 from vpl_episode import deflate
 from vpl_saver import VPLSaver
 from vpl_video import VideoEncoder
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    rows, machine = [], {"cores": len(os.sched_getaffinity(0))}
+    rows, machine = [], {"cores": usable_cores()}
     for px in args.sizes:
         for num_envs in args.num_envs:
             with tempfile.TemporaryDirectory(dir=args.data_root) as folder:

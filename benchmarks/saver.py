@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -38,6 +37,7 @@ from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
 from simulators import load, round_seed
+from usable_cores import usable_cores
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -254,7 +254,7 @@ def draw(medians: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 def machine() -> dict[str, str]:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = {module.__name__: module.__version__ for module in (av, h5py, np)}
-    return {"cpu": cpu[1] if cpu else "", "cores": str(os.cpu_count()), "system": platform.platform(), **versions}
+    return {"cpu": cpu[1] if cpu else "", "cores": str(usable_cores()), "system": platform.platform(), **versions}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
