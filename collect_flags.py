@@ -98,7 +98,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
     add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
     add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes from the third on")
-    add("--writer_workers", type=int, default=None, help="writers side by side; default: one a core, at most 16")
+    add(
+        "--writer_workers",
+        type=int,
+        default=None,
+        help="writers side by side; default: one per usable core, at most 16",
+    )
     add("--resume", type=Path, default=None, metavar="DATASET",
         help="complete this dataset with its recorded flags; only --num_episodes may be raised")  # fmt: skip
     add("--self_check", action="store_true", help="check this machine, the simulator and the checkpoint; no dataset")

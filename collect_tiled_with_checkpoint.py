@@ -29,6 +29,7 @@ from checkpoint_policy import CheckpointPolicy
 from collect_flags import camera_rows, checkpoint_row, parse_args, versions
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
+from usable_cores import usable_cores
 from vpl_episode import OPTIONAL, DatasetCfg, SaverError
 from vpl_files import StopSignal, at_free_name, ignore_stop_signals, run
 from vpl_round import said_of
@@ -203,7 +204,7 @@ def open_saver(args: argparse.Namespace, env: DrawerEnv) -> VPLSaver:
 def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> DatasetCfg:
     """The description of the dataset in the folder `root`."""
     task = env.task
-    workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
+    workers = min(args.num_envs, args.writer_workers or min(usable_cores(), 16))
     present = describe_run(versions(env), args.given, checkpoint_row(args.checkpoint, args.policy))
     runs, run = continue_runs(recorded_runs(args.recorded), present)
     return DatasetCfg(

@@ -1,6 +1,6 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, attempt, encoder, segments, round_index=0, env_index=3)     # in the folder `attempt`
+episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
 episode.append(step, color, low_dim)
 row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
@@ -22,9 +22,10 @@ from typing import Any
 
 import h5py
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vpl_files import fsync, read_json
-from vpl_video import SegmentEncoder, count_frames, write_mp4
+from vpl_video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
 try:
@@ -75,10 +76,8 @@ SUCCESS_ATTRIBUTES = ("success", "success_metric", "success_threshold")
 OPTIONAL = ("ee_position", "ee_rotation", "drawer_pos")
 """Columns that are absent where the task has no such thing."""
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
-SEGMENT_BYTES = 48 << 20
-"""Frames that may wait for the video encoders, which take a segment of at most 30 frames of a video at a time."""
 ROWS_PER_BLOCK = 64
-"""Rows of the low-dimensional datasets that are written at once, so that memory does not grow with the episode."""
+"""Rows of numbers and of videos that are written at once, so that memory does not grow with the episode."""
 
 
 class SaverError(RuntimeError):
@@ -145,11 +144,6 @@ class DatasetCfg:
         return self.num_envs * len(self.camera_names) * self.width * self.height * 3
 
     @property
-    def segment_frames(self) -> int:
-        """Frames of a video that are encoded at a time; each segment starts with a key frame."""
-        return min(30, max(1, SEGMENT_BYTES // (self.batch_bytes // 2)))  # yuv420p is half of RGB
-
-    @property
     def playback_fps(self) -> Fraction:
         """Frames a second of the videos."""
         fps = self.fps or 1 / (self.step_dt * self.video_interval)
@@ -160,30 +154,21 @@ class EpisodeFile:
     """One episode being written, in .partial/."""
 
     def __init__(
-        self,
-        cfg: DatasetCfg,
-        attempt: Path,
-        encoder: SegmentEncoder,
-        segments: list[np.ndarray],
-        round_index: int,
-        env_index: int,
+        self, cfg: DatasetCfg, attempt: Path, reformatter: VideoReformatter, round_index: int, env_index: int
     ) -> None:
-        """Begin an episode in the run's folder `attempt`.
-
-        `segments` (one a camera, from `encoder.new_segment`) are its own until it is finished.
-        """
+        """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`."""
         self.cfg = cfg
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
         self.folder = attempt / self.name
         self.num_frames = 0
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
-        self._encoder = encoder
-        self._segments = segments
-        self._waiting = self._num_segments = 0
+        self._encoders = [VideoEncoder(cfg.width, cfg.height, cfg.playback_fps, reformatter) for _ in cfg.camera_names]
+        self._packets: list[list[bytes]] = [[] for _ in cfg.camera_names]
+        """Of each camera's video, what is not yet in its file."""
         self.folder.mkdir()  # without parents: a dataset that somebody moved away is not begun anew
         for camera in range(len(cfg.camera_names)):
-            self._packets(camera).parent.mkdir()
+            self._stream(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
         self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0, locking=False)
         _bound_metadata_cache(self.h5)
@@ -207,14 +192,12 @@ class EpisodeFile:
             raise ValueError(f"{self.name}: step {step} is a row and has no images")
         if self.num_frames % ROWS_PER_BLOCK == 0:
             self._color.resize(self.num_frames + ROWS_PER_BLOCK, axis=0)
+            self._write_packets()
         for camera, image in enumerate(color):
             chunk = deflate.compress(image, 1) if self.cfg.compress else image
             self._color.id.write_direct_chunk((self.num_frames, camera, 0, 0, 0), chunk)
-            self._encoder.to_yuv(image, out=self._segments[camera][self._waiting])
+            self._packets[camera].append(self._encoders[camera].encode(image))
         self.num_frames += 1
-        self._waiting += 1
-        if self._waiting == len(self._segments[0]):
-            self._encode_segments()
 
     def finish(self, terminated: bool, truncated: bool) -> dict[str, Any]:
         """Complete, close and check the episode's files; returns its row of metadata.json, but for the path."""
@@ -285,23 +268,23 @@ class EpisodeFile:
         if wrong or stored != self.num_frames * len(self.cfg.camera_names):
             raise SaverError(f"{self.name} holds {stored} images and {wrong} rows for {self.num_frames} frames")
 
-    def _packets(self, camera: int) -> Path:
+    def _stream(self, camera: int) -> Path:
         return self.folder / f"camera_{camera}" / f"{self.name}.h264"
 
-    def _encode_segments(self) -> None:
-        for camera, segment in enumerate(self._segments):
-            with open(self._packets(camera), "ab") as file:
-                file.writelines(self._encoder.encode(segment[: self._waiting], self._num_segments))
-        self._waiting = 0
-        self._num_segments += 1
+    def _write_packets(self) -> None:
+        for camera, packets in enumerate(self._packets):
+            with open(self._stream(camera), "ab") as file:
+                file.writelines(packets)
+            packets.clear()
 
     def _write_videos(self) -> None:
-        self._encode_segments()
+        self._write_packets()
+        self._encoders.clear()  # their memory is free for the next episodes
         for camera in range(len(self.cfg.camera_names)):
-            packets = self._packets(camera)
-            mp4 = packets.with_suffix(".mp4")
-            write_mp4(packets, mp4, self.cfg.playback_fps)
-            packets.unlink()
+            stream = self._stream(camera)
+            mp4 = stream.with_suffix(".mp4")
+            write_mp4(stream, mp4, self.cfg.playback_fps)
+            stream.unlink()
             if (frames := count_frames(mp4)) != self.num_frames:
                 raise SaverError(f"{mp4.name} of camera {camera} holds {frames} frames instead of {self.num_frames}")
 

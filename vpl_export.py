@@ -35,7 +35,7 @@ from tqdm import tqdm
 from vpl_dataset import Episode, check_outside, episode_folders, load_episode
 from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
 from vpl_files import exit_on_stop_signals, published, read_json, run
-from vpl_lerobot import RecordedVideos, create_writer
+from vpl_lerobot import RecordedVideos, VideoError, create_writer
 from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
@@ -224,6 +224,7 @@ def export_lerobot(export: Export, output: Path) -> None:
         features = lerobot_features(first, about)
         keys = {f"observation.images.{name}": camera for camera, name in enumerate(first.camera_names)}
     rate = Fraction(1 / (about["step_dt"] * about["video_interval"])).limit_denominator(1001)
+    output = output.absolute()  # LeRobot opens videos there by FFmpeg, to which `a:b/x.mp4` is of a protocol `a`
     videos = RecordedVideos(keys, output, rate)
     fps = int(rate) if rate.denominator == 1 else float(rate)
     writer = create_writer(f"local/{export.name}", output, fps, about["robot"], features, videos)
@@ -310,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except OSError as error:
+    except (OSError, VideoError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     left_out = f" ({export.left_out} left out)" if export.left_out else ""

@@ -17,8 +17,13 @@ from typing import Any
 import numpy as np
 
 from vpl_dataset import Episode
+from vpl_image_checks import STRIDE, check_video
 from vpl_stats import FRAMES_PER_EPISODE, spread_rows
 from vpl_video import write_mp4
+
+
+class VideoError(ValueError):
+    """A recorded video does not show what was recorded, so it cannot be passed on."""
 
 
 class RecordedVideos:
@@ -38,10 +43,21 @@ class RecordedVideos:
         """LeRobot's call at the end; nothing is open."""
 
     def _video(self, camera: int) -> Path:
+        self._check_colours(camera)
         path = self._folder / f"tmp_{camera}" / f"{self.episode.folder.name}.mp4"
         path.parent.mkdir()
         write_mp4(self.episode.video(camera), path, self._fps)
         return path
+
+    def _check_colours(self, camera: int) -> None:
+        """Refuse what earlier releases recorded at a height of 4 n + 2 px, with displaced colours."""
+        color = self.episode["color"]
+        if color.shape[2] % 4 != 2:
+            return
+        images = np.stack([image[::STRIDE, ::STRIDE] for image in color[:, camera]])
+        for _, reason in check_video(images, self.episode.video(camera), self.episode.h5):
+            folder = self.episode.folder
+            raise VideoError(f"{folder.name}: {reason}; film it again: replay_episode.py {folder.parent} --mode states")
 
     def _stats(self, camera: int) -> dict[str, np.ndarray]:
         from lerobot.datasets.compute_stats import RunningQuantileStats

@@ -54,11 +54,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
 from vpl_files import Claim, ClaimError, publish
 from vpl_round import Round
-from vpl_video import SegmentEncoder
 from vpl_workers import WorkerError, WriterPool
 
 if TYPE_CHECKING:
@@ -348,12 +348,8 @@ class EpisodeWriter:
         self._cfg = cfg
         self._attempt = attempt
         self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
-        self._encoder = SegmentEncoder(cfg.width, cfg.height, cfg.playback_fps)
+        self._reformatter = VideoReformatter()
         self._open: dict[int, EpisodeFile] = {}
-        size = cfg.segment_frames
-        buffers = 1 if size == 1 else len(self._envs)  # a single frame is encoded at once: one serves all envs
-        segments = [[self._encoder.new_segment(size) for _ in cfg.camera_names] for _ in range(buffers)]
-        self._segments = [segments[i % buffers] for i in range(len(self._envs))]
 
     def handle(self, item: _Step | _Drop | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
         """Write a step, remove what is dropped, or publish what ends and return its rows of metadata.json."""
@@ -368,8 +364,7 @@ class EpisodeWriter:
             if not item.recording[i]:
                 continue
             if env not in self._open:
-                segments = self._segments[i]
-                self._open[env] = EpisodeFile(self._cfg, self._attempt, self._encoder, segments, item.round, env)
+                self._open[env] = EpisodeFile(self._cfg, self._attempt, self._reformatter, item.round, env)
             color = None if frames is None else frames[i]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
         return []

@@ -41,6 +41,7 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
 from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
+from usable_cores import usable_cores  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
@@ -56,7 +57,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
     def __init__(self, cfg: SimulatorCfg) -> None:
         super().__init__(cfg, JOINT_RANGE)
         self.model = build_model(cfg.cameras, cfg.light)
-        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = usable_cores()
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._rows: np.ndarray = self._qpos.base  # (N, nstate): the simulations' mjSTATE_INTEGRATION, live

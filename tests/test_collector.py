@@ -18,7 +18,10 @@ import torch
 from conftest import collect_dataset
 
 import collect_tiled_with_checkpoint as collector
+import replay_episode
+import vpl_dataset
 from vpl_dataset import episode_folders, load_episode
+from vpl_validate import validate
 
 PROJECT = Path(collector.__file__).parent
 FIXTURES = PROJECT / "tests" / "checkpoints"
@@ -125,6 +128,16 @@ def test_bad_input_gets_one_line_and_exit_code_2_before_anything_is_written(
     assert all(word in error for word in words), error
     assert not data_root.exists()
     assert not (tmp_path / "checkpoints" / "it_ran").exists()
+
+
+def test_colon_in_a_relative_path_is_no_protocol(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dataset = collect_dataset(Path("a:b"), *FAST.split())
+    assert validate(dataset) == []
+    episode = str(dataset / "episode_000")
+    assert replay_episode.main([episode, "--mode", "actions", "--compare", "c:d.mp4"]) == 0
+    assert vpl_dataset.main(["merge", str(dataset), "--output", "e:f"]) == 0
+    assert validate(Path("e:f")) == []
 
 
 def test_dataset_is_named_by_task_origin_robot_and_time(tmp_path, capsys):

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -22,7 +21,6 @@ from simulators import Sample
 from vpl_dataset import episode_folders, load_episode
 from vpl_episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
 from vpl_saver import VPLSaver
-from vpl_video import SegmentEncoder
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
 SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20}
@@ -128,6 +126,37 @@ def test_metadata_repeats_what_the_episodes_say(tmp_path):
             for name in ("episode_index", "round", "env_index", "num_frames", "success", "terminated", "truncated"):
                 assert episode.attrs[name] == row[name]
         assert (row["episode_index"], row["round"], row["env_index"]) == (index, index // ENVS, index % ENVS)
+
+
+def store_the_same(root: Path, num_envs: int) -> Path:
+    """Episodes of 35 steps of the first envs of `num_envs`, up to four; an env's are the same whatever their number."""
+    recording = np.arange(num_envs) < 4
+    with VPLSaver(make_cfg(root, num_envs=num_envs, steps=35)) as saver:
+        saver.begin_round(0)
+        for step in range(35):
+            samples = [make_sample(np.random.default_rng((step, env)), step) for env in range(min(4, num_envs))]
+            first = {name: np.stack([array[0] for array in arrays]) for name, arrays in columns(samples).items()}
+            rest = {
+                name: np.zeros((num_envs - len(array), *array.shape[1:]), array.dtype) for name, array in first.items()
+            }
+            sample = Sample(**{name: np.concatenate([first[name], rest[name]]) for name in first})
+            arrays = (np.zeros((num_envs, size), np.float32) for size in (8, 9))
+            saver.store(sample, *arrays, np.zeros(num_envs, np.float32), recording)
+        saver.end_episodes(recording, ~recording, recording)
+    return root
+
+
+def columns(samples: list[Sample]) -> dict[str, list[np.ndarray]]:
+    return {name: [vars(sample)[name] for sample in samples] for name in vars(samples[0])}
+
+
+def test_files_of_an_episode_do_not_depend_on_the_number_of_envs(tmp_path):
+    few, many = store_the_same(tmp_path / "few", 1), store_the_same(tmp_path / "many", 1024)
+    assert len(episode_folders(many)) == 4
+    files = [path.relative_to(few) for path in (few / "episode_000").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    for file in files:
+        assert (few / file).read_bytes() == (many / file).read_bytes(), file
 
 
 def test_only_success_puts_the_others_aside(tmp_path):
@@ -263,7 +292,7 @@ def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
     [
         ("EpisodeFile.flush_to_disk", OSError(28, "No space left on device")),
         ("EpisodeFile.finish", OSError(5, "Input/output error")),
-        ("SegmentEncoder.encode", av.error.ExternalError(542398533, "Generic error in an external library")),
+        ("VideoEncoder.encode", av.error.ExternalError(542398533, "Generic error in an external library")),
     ],
 )
 def test_failing_disk_or_encoder_is_reported_and_nothing_partial_is_published(tmp_path, monkeypatch, part, error):
@@ -283,21 +312,6 @@ def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
     with pytest.raises(SaverError, match="holds 9 frames instead of 10"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []
-
-
-@pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_segments_bytes_do_not_depend_on_what_was_encoded_before(number):
-    def encode(lengths: list[int]) -> list[bytes]:
-        encoder, rng = SegmentEncoder(WIDTH, HEIGHT, Fraction(60)), np.random.default_rng(0)
-        for length in lengths:
-            encoder.encode(rng.integers(0, 255, (length, HEIGHT * 3 // 2, WIDTH), np.uint8))
-        rng = np.random.default_rng(1)
-        return encoder.encode(rng.integers(0, 255, (5, HEIGHT * 3 // 2, WIDTH), np.uint8), number)
-
-    alone = encode([])
-    assert len(alone) == 5
-    for before in ([1], [7, 30], [3, 3, 3]):
-        assert encode(before) == alone
 
 
 def test_existing_dataset_is_never_written_into(tmp_path):

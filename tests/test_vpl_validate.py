@@ -8,14 +8,18 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import h5py
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from conftest import collect_dataset
 
 import vpl_dataset
+from vpl_dataset import load_episode
+from vpl_lerobot import RecordedVideos, VideoError
 from vpl_validate import validate
-from vpl_video import SegmentEncoder, write_mp4
+from vpl_video import VideoEncoder, write_mp4
 
 NAME = "episode_001"
 ORDER_WXYZ, CONJUGATE = [3, 0, 1, 2], np.float32([-1, -1, -1, 1])
@@ -80,11 +84,9 @@ def attribute(name: str, value: object, of: str = "/"):
 def film(color: np.ndarray, path: Path, fps: float = 60) -> None:
     """Write images (T, H, W, 3) as the video that the saver would have written."""
     height, width = color.shape[1:3]
-    encoder = SegmentEncoder(width, height, Fraction(60))
-    segment = encoder.new_segment(len(color))
-    for image, yuv in zip(color, segment, strict=True):
-        encoder.to_yuv(np.ascontiguousarray(image), out=yuv)
-    path.with_suffix(".h264").write_bytes(b"".join(encoder.encode(segment)))
+    encoder = VideoEncoder(width, height, Fraction(60), VideoReformatter())
+    packets = b"".join(encoder.encode(np.ascontiguousarray(image)) for image in color)
+    path.with_suffix(".h264").write_bytes(packets)
     path.unlink()
     write_mp4(path.with_suffix(".h264"), path, Fraction(fps))
 
@@ -312,6 +314,38 @@ def test_planted_fault_in_the_files_is_found(copy, fault):
     plant(copy)
     problems = [str(problem) for problem in validate(copy)]
     assert any(problem.startswith(NAME) and words in problem for problem in problems), problems
+
+
+def film_displaced(color: np.ndarray, path: Path) -> None:
+    """Write a video as earlier releases did: `from_numpy_buffer` takes the planes of yuv420p for two lines higher."""
+    height, width = color.shape[1:3]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 60, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        for image in color:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(frame.to_ndarray(), format="yuv420p")))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("size", [(160, 90), (64, 50)])
+def test_displaced_colours_of_a_video_are_found(tmp_path, size):
+    flags = "--num_envs 1 --num_episodes 1 --steps 10 --enable_wrist_camera"
+    dataset = collect_dataset(tmp_path, *flags.split(), "--width", str(size[0]), "--height", str(size[1]))
+    assert validate(dataset) == []
+    with h5py.File(dataset / "episode_000" / "episode_000.h5") as file:
+        for camera in range(2):
+            film_displaced(file["color"][:, camera], dataset / "episode_000" / f"camera_{camera}" / "episode_000.mp4")
+    problems = [str(problem) for problem in validate(dataset)]
+    for camera in range(2):
+        words = f"episode_000: camera_{camera}/episode_000.mp4 shows colours 8 px too low"
+        assert any(problem.startswith(words) for problem in problems), problems
+    videos = RecordedVideos({"overview": 0}, tmp_path, Fraction(60))
+    with load_episode(dataset / "episode_000") as videos.episode, pytest.raises(VideoError, match="film it again"):
+        videos.finish_episode()
 
 
 @pytest.mark.parametrize(
