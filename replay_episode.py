@@ -349,7 +349,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     known = parser.parse_known_args(argv)[0]
     path = known.path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
-    root = path if path not in folders else path.parent.parent if path.parent.name == "failed" else path.parent
+    root = path.parent if path in folders else path
+    if path in folders and root.name == "failed" and not (root / "metadata.json").is_file():
+        root = root.parent
     if not folders or not (root / "metadata.json").is_file():
         parser.error(
             f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
