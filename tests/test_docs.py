@@ -99,7 +99,7 @@ def parsing_only(monkeypatch, tmp_path):
     def stop(*_args, **_kwargs):
         raise Parsed
 
-    monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
+    monkeypatch.setattr(collect_tiled_with_checkpoint, "collect_dataset", stop)
     monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
