@@ -363,6 +363,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if path in folders and (damaged := damage(path)):
         parser.error(damaged)
     whole = without_damaged(folders)
+    if not whole:
+        parser.error(f"{path} has no episode that can be read")
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]
