@@ -299,8 +299,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 def leave(code: int) -> None:
     """End the process. Kit's fast shutdown would end it with 0 whatever happened, so Kit is not asked."""
     ignore_stop_signals()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for output in filter(None, (sys.stdout, sys.stderr)):
+        output.flush()
     if "isaacsim" in sys.modules:
         os._exit(code)
     sys.exit(code)

@@ -349,7 +349,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     known = parser.parse_known_args(argv)[0]
     path = known.path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
-    root = path if path not in folders else path.parent.parent if path.parent.name == "failed" else path.parent
+    root = path.parent if path in folders else path
+    if path in folders and root.name == "failed" and not (root / "metadata.json").is_file():
+        root = root.parent
     if not folders or not (root / "metadata.json").is_file():
         parser.error(
             f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
@@ -361,6 +363,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if path in folders and (damaged := damage(path)):
         parser.error(damaged)
     whole = without_damaged(folders)
+    if not whole:
+        parser.error(f"{path} has no episode that can be read")
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]

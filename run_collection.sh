@@ -24,7 +24,7 @@ Collects a dataset. Without flags the reference run: 20 envs x 2 episodes x 60 s
   without --in    the first of these that this machine can do (--resume passes exec over)
 
 All other arguments reach the collector as they are, and its exit code comes back. FULL_GUIDE.md lists the flags.
-Ctrl-C and SIGTERM end a collection after the present step; what is on disk is whole.
+Ctrl-C, SIGTERM and SIGHUP end a collection after the present step; what is on disk is whole.
 END
 }
 

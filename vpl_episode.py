@@ -357,7 +357,7 @@ def _bound_metadata_cache(h5: h5py.File) -> None:
 def all_episode_folders(root: Path) -> list[Path]:
     """Every whole episode of a dataset, also those in failed/, by index; not a user's copy, `episode_000 (copy)`."""
     found = [folder for name in ("", "failed/") for folder in root.glob(f"{name}episode_*") if folder.is_dir()]
-    folders = [folder for folder in found if re.fullmatch(r"episode_\d+", folder.name)]
+    folders = [folder for folder in found if re.fullmatch("episode_[0-9]+", folder.name)]
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 

@@ -233,10 +233,13 @@ class StopSignal:
 def run(main: Callable[[], int]) -> NoReturn:
     """End the process with the exit code of `main`; quietly, if whoever reads its output has gone, as `head` does."""
     signal.signal(signal.SIGPIPE, _exit)
+    for output in filter(None, (sys.stdout, sys.stderr)):  # None: closed by the caller
+        output.reconfigure(errors="replace")  # a terminal may know ASCII only
     try:
         code = main()
     finally:
-        sys.stdout.flush()  # now, while a reader that has gone can still be noticed
+        if sys.stdout:
+            sys.stdout.flush()  # now, while a reader that has gone can still be noticed
     ignore_stop_signals()
     sys.exit(code)
 

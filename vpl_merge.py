@@ -51,7 +51,8 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
         OSError: an episode cannot be read: a merged dataset lacks none silently.
     """
     metadata = [read_metadata(dataset) for dataset in datasets]
-    episodes = [folder for dataset in datasets for folder in all_episode_folders(dataset)]
+    owner = {folder: dataset for dataset in datasets for folder in all_episode_folders(dataset)}
+    episodes = list(owner)
     if damaged := next(filter(None, map(damage, episodes)), None):
         raise OSError(damaged)
     _check_agreement(datasets, metadata)
@@ -62,11 +63,12 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     with published(output) as folder:
         folder.mkdir()
         for index, episode in enumerate(episodes):
-            parent = folder / "failed" if episode.parent.name == "failed" else folder
+            dataset = owner[episode]
+            parent = folder if episode.parent == dataset else folder / "failed"
             # round and env_index count on, as they do in a collection of num_envs
             numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
-            numbers["run"] = first_run[_dataset_of(episode)]
-            _copy_episode(episode, parent / f"episode_{index:03d}", numbers, copy)
+            attrs = {**numbers, "run": first_run[dataset], "source": f"{dataset.resolve().name}/{episode.name}"}
+            _copy_episode(episode, parent / f"episode_{index:03d}", attrs, copy)
         rows = [read_row(episode, folder) for episode in all_episode_folders(folder)]
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
         sources = [
@@ -113,12 +115,8 @@ def _check_distinct(episodes: list[Path]) -> None:
         seen[digest] = folder
 
 
-def _dataset_of(episode: Path) -> Path:
-    return episode.parent.parent if episode.parent.name == "failed" else episode.parent
-
-
-def _copy_episode(source: Path, target: Path, numbers: dict[str, int], copy: bool) -> None:
-    """`numbers` are the episode's new attributes; `run` is that of its dataset's run 0."""
+def _copy_episode(source: Path, target: Path, attrs: dict[str, Any], copy: bool) -> None:
+    """`attrs` are the episode's new attributes; `run` is that of its dataset's run 0."""
     target.mkdir(parents=True)
     h5_path = target / f"{target.name}.h5"
     _copy(source / f"{source.name}.h5", h5_path)
@@ -128,8 +126,8 @@ def _copy_episode(source: Path, target: Path, numbers: dict[str, int], copy: boo
             place.mkdir()
             video = source / place.name / f"{source.name}.mp4"
             (_copy if copy else _link)(video, place / f"{target.name}.mp4")
-        h5.attrs.update(numbers, run=numbers["run"] + int(h5.attrs.get("run", 0)))
-        h5.attrs.setdefault("source", f"{_dataset_of(source).resolve().name}/{source.name}")
+        first = {"source": h5.attrs["source"]} if "source" in h5.attrs else {}
+        h5.attrs.update({**attrs, **first, "run": attrs["run"] + int(h5.attrs.get("run", 0))})
 
 
 def _copy(source: Path, target: Path) -> None:

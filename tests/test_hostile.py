@@ -1,7 +1,8 @@
-"""Odd file systems, users, paths, files and environments: one line says what is wrong, and nothing that was there changes.
+"""Odd file systems, users, paths, files and environments: a line says what is wrong, and nothing there is changed.
 
-Each row is a shell script that sets the condition and a command. They are run in a folder that holds two datasets, D and
-OTHER, of three episodes each; `collect`, `dataset`, `export`, `replay` and `train` are the project's scripts.
+Each row is a shell script that sets the condition, a command, its exit code, and words that it says. They are run in a
+folder that holds two datasets, D and OTHER, of three episodes each; `collect`, `resume`, `dataset`, `exports`, `replay`
+and `train` are the project's scripts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ SCRIPTS = {
     "collect": f"collect_tiled_with_checkpoint.py --simulator mujoco {SMALL}",
     "resume": "collect_tiled_with_checkpoint.py --resume",
     "dataset": "vpl_dataset.py",
-    "export": "vpl_export.py",
+    "exports": "vpl_export.py",
     "replay": "replay_episode.py",
     "train": "train_policy.py",
 }
@@ -49,7 +50,7 @@ FILE_SYSTEMS = [
         ("dataset stats D", "joint_pos"),
         ("dataset view D", "report.html"),
         ("dataset split D --val 0.4", "splits.json"),
-        ("export act D --output new", ""),
+        ("exports act D --output new", ""),
         ("replay D", "filmed      3 episodes"),
         ("resume D --num_episodes 2", "collected   6 episodes"),
     )
@@ -60,12 +61,12 @@ USERS = [
         ("collect", "collected   3 episodes"),
         ("dataset validate D", "no problems"),
         ("dataset view D", "report.html"),
-        ("export act D --output new", ""),
+        ("exports act D --output new", ""),
         ("replay D/episode_001 --mode actions", "1 of 1 episodes"),
     )
 ] + [
-    ("chmod -R a+rX,go-w .", f"{STRANGER} collect", 2, "--data_root data cannot be written"),
-    ("chmod -R a+rX,go-w .", f"{STRANGER} dataset view D", 1, "D"),
+    ("chmod -R a-w .", f"{STRANGER} collect", 2, "--data_root data cannot be written"),
+    ("chmod -R a-w .", f"{STRANGER} dataset view D", 1, "D"),
     ("chmod -R a+rX .; chmod a-rwx D/episode_001/*.h5", f"{STRANGER} dataset info D", 1, "episode_001"),
 ]  # fmt: skip
 PATHS = [
@@ -89,8 +90,8 @@ PATHS = [
     ("", "dataset merge D D --output new", 2, "repeats"),
     ("", "dataset merge D OTHER --output D/new", 2, "--output D/new"),
     ("", "dataset merge D OTHER --output OTHER", 2, "--output OTHER exists"),
-    ("", "export act D --output D/new", 2, "--output D/new"),
-    ("touch new", "export robomimic D --output new", 2, "--output new exists"),
+    ("", "exports act D --output D/new", 2, "--output D/new"),
+    ("touch new", "exports robomimic D --output new", 2, "--output new exists"),
     ("echo mine >D/report.html", "dataset view D", 2, "report.html"),
     ("echo mine >D/splits.json", "dataset split D", 2, "splits.json exists"),
     ("", "resume nowhere", 2, "--resume nowhere"),
@@ -108,17 +109,17 @@ FOREIGN_FILES = [
         ("dataset info D", "3 episodes"),
         ("dataset validate D", "no problems"),
         ("dataset merge D OTHER --output new", "6 episodes"),
-        ("export act D --output new", ""),
+        ("exports act D --output new", ""),
     )
 ]  # fmt: skip
 DAMAGED_FILES = [
     (given, command, code, "episode_001")
     for given, command, code in (
         *(
-            (f"truncate -s 40% {EPISODE}", command, 1)
+            (f"truncate -s -3000 {EPISODE}", command, 1)
             for command in (
-                "dataset info D", "dataset validate D", "dataset stats D", "dataset view D", "export act D --output new",
-                "replay D", "dataset merge D OTHER --output new", "resume D --num_episodes 2",
+                "dataset info D", "dataset validate D", "dataset stats D", "dataset view D", "replay D",
+                "exports act D --output new", "dataset merge D OTHER --output new", "resume D --num_episodes 2",
             )
         ),
         (f": >{EPISODE}", "dataset info D", 1),
@@ -126,9 +127,9 @@ DAMAGED_FILES = [
         (f"rm {EPISODE}", "dataset info D", 1),
         (f"rm {EPISODE}; mkdir {EPISODE}", "dataset validate D", 1),
         (f"rm {VIDEO}", "dataset validate D", 1),
-        (f"truncate -s 60% {VIDEO}", "dataset validate D", 1),
+        (f"truncate -s -500 {VIDEO}", "dataset validate D", 1),
         (f"rm {VIDEO}", "dataset merge D OTHER --output new", 1),
-        (f"truncate -s 40% {EPISODE}", "replay D/episode_001", 1),
+        (f"truncate -s -3000 {EPISODE}", "replay D/episode_001", 2),
     )
 ] + [
     ("rm D/metadata.json", "dataset info D", 0, "3 episodes"),
@@ -142,19 +143,19 @@ DAMAGED_FILES = [
     ("echo '{}' >D/metadata.json", "replay D", 2, "metadata.json"),
     ("echo '{}' >D/metadata.json", "dataset merge D OTHER --output new", 2, "metadata.json"),
     ("echo '{\"train\": [\"episode_009\"]}' >D/splits.json", "dataset stats D --split train", 2, "splits.json"),
-    ("echo nonsense >D/splits.json", "export act D --output new", 2, "splits.json"),
+    ("echo nonsense >D/splits.json", "exports act D --output new", 2, "splits.json"),
 ]  # fmt: skip
 CHECKPOINTS = [
     (given, f"collect --checkpoint model.pt {flags}", 2, f"--checkpoint: .*model.pt.*{words}")
     for given, flags, words in (
         ("", "", "no such file"),
         ("mkdir model.pt", "", "is a directory"),
-        ("ln -s /dev/null model.pt", "", "model.pt"),
+        ("ln -s /dev/null model.pt", "", "is no regular file"),
         (": >model.pt", "", "is empty"),
-        ("printf '\\x08\\x07\\x12\\x07pytorch' >model.pt", "", "model.pt"),
+        ("printf '\\x08\\x07\\x12\\x07pytorch onnx' >model.pt", "", "is an ONNX export"),
         ("printf 'version https://git-lfs.github.com/spec/v1\\noid sha256:0\\n' >model.pt", "", "Git LFS"),
         ("echo '<!DOCTYPE html><html></html>' >model.pt", "", "HTML"),
-        ("echo x >data; $PYTHON -m zipfile -c model.pt data", "", "model.pt"),
+        ("echo x >policy.pth; $PYTHON -m zipfile -c model.pt policy.pth", "", "another program's zip"),
     )
 ]
 ENVIRONMENTS = [

@@ -131,7 +131,7 @@ NVIDIA GeForce MX450, GeForce 940MX, NVIDIA TITAN V, NVIDIA TITAN Xp, NVIDIA TIT
 170HX, Quadro 6000
 """
 GPUS = [
-    (gpu.strip(), known)
+    (" ".join(gpu.split()), known)
     for names, known in ((WITH_RT_CORES, True), (WITHOUT_RT_CORES, False))
     for gpu in names.split(",")
 ]

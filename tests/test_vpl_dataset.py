@@ -298,3 +298,11 @@ def test_pytorch_example_reads_more_files_than_a_process_may_open(two, tmp_path)
     command = [sys.executable, "-c", script, tmp_path]
     done = subprocess.run(command, cwd=PROJECT / "examples", capture_output=True, text=True)
     assert done.stdout.endswith(" 200\n"), done.stderr
+
+
+def test_a_dataset_may_be_named_failed(two, tmp_path):
+    shutil.copytree(two[0], tmp_path / "failed")
+    merged = tmp_path / "merged"
+    assert vpl_dataset.main(["merge", str(tmp_path / "failed"), str(two[1]), "--output", str(merged)]) == 0
+    assert len(vpl_dataset.episode_folders(merged)) == 2 and validate(merged) == []  # the others had failed
+    assert replay([str(tmp_path / "failed" / "episode_000"), "--mode", "actions"]) == 0
