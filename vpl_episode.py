@@ -67,12 +67,35 @@ SCHEMA: dict[str, Column] = {
         "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
     ),
 }
-ATTRIBUTES = (
-    "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
-    "step_dt", "video_interval", "language_instruction", "terminated", "truncated",
-)  # fmt: skip
-SUCCESS_ATTRIBUTES = ("success", "success_metric", "success_threshold")
+FRAME_STEP = Column(("T",), "int64", "the control step of row t; in `full_rate/`")
+NUMBER = (np.integer, np.floating)
+ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "format_version": (np.integer,),
+    "task": (str,),
+    "simulator": (str,),
+    "episode_index": (np.integer,),
+    "env_index": (np.integer,),
+    "round": (np.integer,),
+    "seed": (np.integer,),
+    "num_frames": (np.integer,),
+    "fps": NUMBER,
+    "step_dt": NUMBER,
+    "video_interval": (np.integer,),
+    "language_instruction": (str,),
+    "terminated": (np.bool_,),
+    "truncated": (np.bool_,),
+}
+"""What a file says of itself, and of which types."""
+ROW_ATTRIBUTES = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
+"""Those that metadata.json repeats of every episode."""
+SUCCESS_ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "success": (np.bool_,),
+    "success_metric": (str,),
+    "success_threshold": NUMBER,
+}
 """Absent where the task has no measure of success."""
+OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {"source": (str,), "run": (np.integer,)}
+"""`source` of episodes that were merged or filmed again, `run` where metadata.json lists runs."""
 OPTIONAL = ("ee_position", "ee_rotation", "drawer_pos")
 """Columns that are absent where the task has no such thing."""
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
@@ -222,7 +245,7 @@ class EpisodeFile:
             self.h5.attrs.update(zip(SUCCESS_ATTRIBUTES, values, strict=True))
         self._describe_columns()
         self._check_rows()
-        row = _row(self.h5)
+        row = describe(self.h5)
         self.h5.close()
         self._write_videos()
         return row
@@ -381,12 +404,12 @@ def read_metadata(dataset: Path) -> dict[str, Any]:
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
     with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
-        return {**_row(h5), "path": str(folder.relative_to(root))}
+        return {**describe(h5), "path": str(folder.relative_to(root))}
 
 
-def _row(h5: h5py.File) -> dict[str, Any]:
-    names = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
-    row = {name: h5.attrs[name].item() for name in names}
+def describe(h5: h5py.File) -> dict[str, Any]:
+    """A whole episode's row of metadata.json, but for its path."""
+    row = {name: h5.attrs[name].item() for name in ROW_ATTRIBUTES}
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
         value = final_metric(h5, metric)

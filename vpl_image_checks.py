@@ -1,6 +1,6 @@
 """Checks the images of an episode: against its videos, against themselves, and against what moved.
 
-for row, reason in check_images(h5, rows, folder): ...
+for row, reason in check_images(h5["color"], rows, folder, fps): ...
 """
 
 from __future__ import annotations
@@ -34,15 +34,22 @@ MOST_LINES = 8
 """Lines, of those that are looked at, by which the colours of a video may be displaced."""
 
 
-def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) -> Iterator[tuple[int | None, str]]:
-    """Each problem of `color` and the videos: row (None: all) and reason. `rows` are the columns of numbers."""
-    if not isinstance(color := h5.get("color"), h5py.Dataset) or color.ndim != 5 or color.dtype != np.uint8:
-        return
+def check_images(
+    color: h5py.Dataset, rows: Mapping[str, np.ndarray], folder: Path, fps: float | None
+) -> Iterator[tuple[int | None, str]]:
+    """Each problem of `color` and the videos: row (None: all) and reason.
+
+    Args:
+        color: as in the format, whole.
+        rows: the columns of numbers, as long as `color`.
+        folder: the episode's.
+        fps: what the file says of the videos' rate; None: nothing.
+    """
     for camera in range(color.shape[1]):
         try:
             # a row at a time: HDF5 is four times slower with the stride in its own selection
             images = np.stack([color[row, camera][::STRIDE, ::STRIDE] for row in range(len(color))])
-        except (OSError, ValueError):  # the second: there are no rows
+        except OSError:
             yield None, f"color of camera_{camera} cannot be read: a chunk is damaged"
             continue
         name = f"camera_{camera}"
@@ -54,7 +61,7 @@ def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) ->
             _tool_moves(images, rows, camera),
         ):
             yield from ((row, f"{name} {reason}") for row, reason in check)
-        yield from check_video(images, folder / name / f"{folder.name}.mp4", h5)
+        yield from check_video(images, folder / name / f"{folder.name}.mp4", color.shape[2:4], fps)
 
 
 def _looks(images: np.ndarray) -> Iterator[tuple[int | None, str]]:
@@ -92,8 +99,10 @@ def _first(images: np.ndarray, rows: Mapping[str, np.ndarray]) -> Iterator[tuple
         yield 0, "is stale: it differs from the next as no other picture does"
 
 
-def check_video(images: np.ndarray, path: Path, h5: h5py.File) -> Iterator[tuple[int | None, str]]:
-    """The video has the frames of `color`, of which `images` are every STRIDE-th pixel, but for lossy compression."""
+def check_video(
+    images: np.ndarray, path: Path, size: tuple[int, int], fps: float | None
+) -> Iterator[tuple[int | None, str]]:
+    """The video shows the images of `size` (H, W) px, of which `images` are every STRIDE-th, but for its losses."""
     name = f"{path.parent.name}/{path.name}"
     if not path.is_file():
         yield None, f"{name} is missing"
@@ -108,15 +117,14 @@ def check_video(images: np.ndarray, path: Path, h5: h5py.File) -> Iterator[tuple
     except (av.FFmpegError, IndexError) as error:
         yield None, f"{name} cannot be decoded: {getattr(error, 'strerror', error)}"
         return
-    size = h5["color"].shape[2:4]
     if len(frames) != len(images) or shapes != {size}:
         yield (
             None,
             f"{name} has {len(frames)} frames of {' and '.join(map(str, shapes))}, color {len(images)} of {size}",
         )
         return
-    if rate is not None and abs(float(rate) - h5.attrs.get("fps", float(rate))) > 0.01:
-        yield None, f"{name} plays {float(rate):g} frames/s, fps is {h5.attrs['fps']:g}"
+    if rate is not None and fps is not None and abs(float(rate) - fps) > 0.01:
+        yield None, f"{name} plays {float(rate):g} frames/s, fps is {fps:g}"
     yield from _displaced(frames, images, name)
     errors = np.array(
         [np.square(frame.astype(np.float32) - image).mean() for frame, image in zip(frames, images, strict=True)]

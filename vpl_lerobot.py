@@ -55,7 +55,7 @@ class RecordedVideos:
         if color.shape[2] % 4 != 2:
             return
         images = np.stack([image[::STRIDE, ::STRIDE] for image in color[:, camera]])
-        for _, reason in check_video(images, self.episode.video(camera), self.episode.h5):
+        for _, reason in check_video(images, self.episode.video(camera), color.shape[2:4], self.episode.attrs["fps"]):
             folder = self.episode.folder
             raise VideoError(f"{folder.name}: {reason}; film it again: replay_episode.py {folder.parent} --mode states")
 
