@@ -23,7 +23,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
-from collect_flags import (
+from flags.collect import (
     WARP_FLAGS,
     add_camera_flags,
     camera_rows,
@@ -34,9 +34,9 @@ from collect_flags import (
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
 from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
-from vpl_files import StopSignal, at_free_name, run
-from vpl_round import said_of
+from vpl.episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
+from vpl.files import StopSignal, at_free_name, run
+from vpl.round import said_of
 from vpl_saver import VPLSaver
 
 KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")

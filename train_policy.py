@@ -24,9 +24,9 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
-from collect_flags import check_seed_and_device
+from flags.collect import check_seed_and_device
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
-from vpl_files import StopSignal, run
+from vpl.files import StopSignal, run
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
 """Isaac Lab trains with its own train.py; any of its checkpoints works here."""

@@ -13,91 +13,21 @@ import json
 import os
 import sys
 import webbrowser
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import h5py
-import numpy as np
+from vpl.checks import validate
+from vpl.episode import all_episode_folders, without_damaged
+from vpl.files import exit_on_stop_signals, published, run
+from vpl.merge import merge
+from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
+from vpl.report import serve, write_report
+from vpl.stats import column_stats, image_stats, print_stats, split, split_folders, unlisted
 
-from vpl_episode import all_episode_folders, without_damaged
-from vpl_files import exit_on_stop_signals, published, run
-from vpl_validate import validate
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One episode, read lazily: `episode["color"][t, c]` reads one frame of one camera."""
-
-    folder: Path
-    h5: h5py.File
-
-    def __getitem__(self, name: str) -> h5py.Dataset:
-        """The dataset `name` of vpl_episode.SCHEMA; slice it to get an array."""
-        return self.h5[name]
-
-    @property
-    def attrs(self) -> dict[str, Any]:
-        """The file's attributes, as Python values."""
-        return {key: value.item() if hasattr(value, "item") else value for key, value in self.h5.attrs.items()}
-
-    @property
-    def camera_names(self) -> list[str]:
-        """In the order of `color`'s second axis."""
-        return list(self.h5["color"].attrs["names"])
-
-    def element_names(self, name: str) -> list[str]:
-        """What the numbers of a row of the column `name` are called: joints, observation terms, axes, or counted."""
-        if "names" in self.h5[name].attrs:
-            return list(self.h5[name].attrs["names"])
-        if name == "proprio" and "terms" in self.h5[name].attrs:
-            terms = json.loads(self.h5[name].attrs["terms"])
-            return [f"{term}_{i}" for term, (start, end) in terms.items() for i in range(end - start)]
-        if name in ("ee_position", "ee_rotation"):
-            return list("xyzw"[: self.h5[name].shape[1]])
-        width = int(np.prod(self.h5[name].shape[1:]))
-        return [name] if width == 1 else [f"{name}_{i}" for i in range(width)]
-
-    def video(self, camera: int) -> Path:
-        """The MP4 of camera number `camera`."""
-        return self.folder / f"camera_{camera}" / f"{self.folder.name}.mp4"
-
-    def __enter__(self) -> Episode:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.h5.close()
-
-
-def load_episode(folder: str | Path) -> Episode:
-    """Open the episode in `folder` (`.../episode_007`).
-
-    Raises:
-        FileNotFoundError: there is no such episode.
-        OSError: its file is damaged.
-    """
-    folder = Path(folder)
-    path = folder / f"{folder.name}.h5"
-    try:
-        return Episode(folder, h5py.File(path, "r", locking=False))
-    except OSError as error:
-        if error.errno:
-            raise
-        raise OSError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-
-
-def episode_folders(dataset: str | Path) -> list[Path]:
-    """The whole episodes of a dataset by index, without those in failed/."""
-    return [folder for folder in all_episode_folders(Path(dataset)) if folder.parent == Path(dataset)]
-
-
-def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
-    """Open one episode after the other; each is closed when the next is taken, or the iterator is gone."""
-    for folder in episode_folders(dataset):
-        with load_episode(folder) as episode:
-            yield episode
+__all__ = ["Episode", "episode_folders", "iter_episodes", "load_episode", "validate"]
+"""What programs that read a dataset import."""
 
 
 def info(folders: list[Path]) -> None:
@@ -180,8 +110,6 @@ def run_validate(args: argparse.Namespace) -> int:
 
 def run_view(args: argparse.Namespace) -> int:
     """Write the report, and show it where the flags say."""
-    from vpl_report import serve, write_report  # it imports this module, like those below
-
     found = all_episode_folders(args.dataset)
     whole = without_damaged(found)
     if found and not whole:
@@ -197,8 +125,6 @@ def run_view(args: argparse.Namespace) -> int:
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    from vpl_stats import column_stats, image_stats, print_stats, split_folders, unlisted
-
     found = split_folders(args.dataset, args.split, args.splits)
     folders = without_damaged(found)
     if not folders:
@@ -220,8 +146,6 @@ def run_stats(args: argparse.Namespace) -> int:
 
 
 def run_split(args: argparse.Namespace) -> int:
-    from vpl_stats import split
-
     found = episode_folders(args.dataset)
     whole = without_damaged(found)
     lists = split(whole, args.val, args.seed, args.only_success)
@@ -232,8 +156,6 @@ def run_split(args: argparse.Namespace) -> int:
 
 
 def run_merge(args: argparse.Namespace) -> int:
-    from vpl_merge import merge
-
     exit_on_stop_signals()
     print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
     if any((dataset / "splits.json").exists() for dataset in args.dataset):

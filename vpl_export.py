@@ -33,10 +33,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vpl_dataset import Episode, check_outside, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
-from vpl_files import exit_on_stop_signals, published, read_json, run
-from vpl_lerobot import RecordedVideos, VideoError, create_writer
-from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
+from vpl.episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
+from vpl.files import exit_on_stop_signals, published, read_json, run
+from vpl.lerobot import RecordedVideos, VideoError, create_writer
+from vpl.stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
 """What is exported besides images, calibration and the action, where an episode has it."""

@@ -5,13 +5,13 @@
         saver.store(sample, action, joint_pos_target, reward, recording)     # once a control step
         saver.end_episodes(ended, terminated, truncated)
 
-vpl_round.py says what is refused, and which episodes are dropped: those in which a number is not finite.
+vpl/round.py says what is refused, and which episodes are dropped: those in which a number is not finite.
 
 Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
         metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
-        episode_000/episode_000.h5             the table SCHEMA of vpl_episode.py
+        episode_000/episode_000.h5             the table SCHEMA of vpl/episode.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
         .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
@@ -56,10 +56,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
-from vpl_files import Claim, ClaimError, publish
-from vpl_round import Round
-from vpl_workers import WorkerError, WriterPool
+from vpl.episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
+from vpl.files import Claim, ClaimError, publish
+from vpl.round import Round
+from vpl.workers import WorkerError, WriterPool
 
 if TYPE_CHECKING:
     from simulators import Sample
@@ -342,7 +342,7 @@ class VPLSaver:
 
 
 class EpisodeWriter:
-    """What a worker does: writes and publishes the episodes of its envs. A `vpl_workers.Handler`."""
+    """What a worker does: writes and publishes the episodes of its envs. A `vpl.workers.Handler`."""
 
     def __init__(self, cfg: DatasetCfg, attempt: Path, worker: int) -> None:
         self._cfg = cfg

@@ -36,12 +36,12 @@ from recorders import cpu_s
 from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
-from checkpoint_policy import CheckpointPolicy
+from policies.rsl_rl import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
-from usable_cores import usable_cores
-from vpl_episode import deflate
+from vpl.usable_cores import usable_cores
+from vpl.episode import deflate
 from vpl_saver import VPLSaver
-from vpl_video import VideoEncoder
+from vpl.video import VideoEncoder
 
 CLIP_BYTES = 4 << 30
 """At most this much of rendered frames is kept to feed the saver alone."""

@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from vpl_validate import validate
+from vpl.checks import validate
 
 EVERY_S = 1.0
 

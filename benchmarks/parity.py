@@ -18,8 +18,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import collect_flags
-from checkpoint_policy import load_policy
+from flags import collect as collect_flags
+from policies.rsl_rl import load_policy
 from simulators import DrawerEnv, SimulatorCfg, load
 
 JOINT_BOUND, DRAWER_BOUND_M = 2e-3, 2e-3

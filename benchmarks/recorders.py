@@ -40,8 +40,8 @@ def batches(frames: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarr
 def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0) -> Record:
     """This project's saver, behind a simulator that takes `step_s` a step."""
     from simulators import Sample
-    from usable_cores import usable_cores
-    from vpl_episode import DatasetCfg
+    from vpl.usable_cores import usable_cores
+    from vpl.episode import DatasetCfg
     from vpl_saver import VPLSaver
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
@@ -175,7 +175,7 @@ def fsynced_write() -> Record:
 
 def deflate_alone() -> Record:
     """The compression that `color` gets, in one thread, thrown away."""
-    from vpl_episode import deflate
+    from vpl.episode import deflate
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         for image in _images(frames):
@@ -189,7 +189,7 @@ def x264_alone() -> Record:
     """The video encoding that we use, colour conversion included, in one thread, thrown away."""
     from av.video.reformatter import VideoReformatter
 
-    from vpl_video import VideoEncoder
+    from vpl.video import VideoEncoder
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         height, width, _ = frames.shape[3:]

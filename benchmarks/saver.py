@@ -37,7 +37,7 @@ from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
 from simulators import load, round_seed
-from usable_cores import usable_cores
+from vpl.usable_cores import usable_cores
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import collect_flags
+from flags import collect as collect_flags
 
 
 def collecting_job(

@@ -41,7 +41,7 @@ except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOp
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
 from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
-from usable_cores import usable_cores  # noqa: E402
+from vpl.usable_cores import usable_cores  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without
 import collect_tiled_with_checkpoint as collector
 import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
-from vpl_files import STOP_SIGNALS
+from vpl.files import STOP_SIGNALS
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
 OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)

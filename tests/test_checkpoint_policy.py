@@ -1,4 +1,4 @@
-"""checkpoint_policy.py against checkpoints of the real RSL-RL releases (tests/checkpoints), and what it refuses."""
+"""policies/rsl_rl.py against checkpoints of the real RSL-RL releases (tests/checkpoints), and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_policy import ACTIVATIONS, CheckpointError, known_activation, load_policy
+from policies.rsl_rl import ACTIVATIONS, CheckpointError, known_activation, load_policy
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 LAYOUTS = {

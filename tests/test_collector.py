@@ -21,7 +21,7 @@ import collect_tiled_with_checkpoint as collector
 import replay_episode
 import vpl_dataset
 from vpl_dataset import episode_folders, load_episode
-from vpl_validate import validate
+from vpl.checks import validate
 
 PROJECT = Path(collector.__file__).parent
 FIXTURES = PROJECT / "tests" / "checkpoints"

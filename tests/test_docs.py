@@ -13,13 +13,13 @@ import pytest
 import torch
 from conftest import TASK
 
-import collect_flags
+from flags import collect as collect_flags
 import collect_tiled_with_checkpoint
 import replay_episode
 import train_policy
 import vpl_dataset
 import vpl_export
-from vpl_episode import SCHEMA
+from vpl.episode import SCHEMA
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")

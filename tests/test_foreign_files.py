@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from conftest import collect_dataset
 
-import vpl_episode_checks
-from vpl_validate import validate
+import vpl
+from vpl.checks import episodes
+from vpl.checks import validate
 
-PROJECT = Path(vpl_episode_checks.__file__).parent
+PROJECT = Path(vpl.__file__).parent.parent
 ODD_VALUES = {
     "text": "odd",
     "no text": "",
@@ -204,7 +205,7 @@ CALLERS = {
 @pytest.mark.parametrize("caller", CALLERS)
 def test_many_episodes_are_checked_from_a_script_without_a_guard(good, tmp_path, caller):
     dataset = many(good, tmp_path)
-    text = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\nfrom vpl_validate import validate\n"
+    text = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\nfrom vpl.checks import validate\n"
     text += f"from pathlib import Path\nproblems = validate(Path({str(dataset)!r}))\n"
     text += "print('found', len(problems), problems[-1])\n"
     (tmp_path / "script.py").write_text(text)
@@ -216,22 +217,21 @@ def test_many_episodes_are_checked_from_a_script_without_a_guard(good, tmp_path,
 def test_file_that_crashes_a_library_is_a_problem_of_its_episode(good, tmp_path, monkeypatch):
     """A library that crashes is stood in for by a signal that the process sends to itself."""
     dataset = many(good, tmp_path)
-    program = tmp_path / "crashing.py"
-    program.write_text(
-        f"import os, signal, sys\nsys.path.insert(0, {str(PROJECT)!r})\nimport vpl_episode_checks as checks\n"
+    program = (
+        "import os, signal\nfrom vpl.checks import episodes as checks\n"
         "check = checks.check_episode\n"
         "def crash(folder, cameras):\n"
         "    if folder.name in ('episode_003', 'episode_019'): os.kill(os.getpid(), signal.SIGSEGV)\n"
         "    return check(folder, cameras)\n"
-        "checks.check_episode = crash\nchecks._process_main()\n"
+        "checks.check_episode = crash\nchecks.check_what_stdin_names()\n"
     )
-    monkeypatch.setattr(vpl_episode_checks, "__file__", str(program))
+    monkeypatch.setattr(episodes, "PROGRAM", ("-c", program))
     problems = [str(problem) for problem in validate(dataset) if "SIGSEGV" in problem.reason]
     assert [problem.split(":")[0] for problem in problems] == ["episode_003", "episode_019"]
 
 
 def test_process_that_cannot_work_at_all_is_an_error(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(vpl_episode_checks, "__file__", str(tmp_path / "missing.py"))
+    monkeypatch.setattr(episodes, "PROGRAM", (str(tmp_path / "missing.py"),))
     with pytest.raises(RuntimeError, match="ended with exit code 2"):
         validate(many(good, tmp_path))
 

@@ -19,7 +19,7 @@ import vpl_dataset
 import vpl_export
 from vpl_dataset import iter_episodes, load_episode
 from vpl_saver import VPLSaver
-from vpl_validate import validate
+from vpl.checks import validate
 
 
 def replay(*arguments: str | Path) -> int:

@@ -18,8 +18,8 @@ from conftest import collect_dataset, start_run, wait_for
 
 import collect_tiled_with_checkpoint as collector
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import SCHEMA
-from vpl_validate import validate, validate_episode
+from vpl.episode import SCHEMA
+from vpl.checks import validate, validate_episode
 
 PROJECT = Path(collector.__file__).parent
 FLAGS = "--num_envs 3 --num_episodes 3 --steps 12 --enable_wrist_camera --width 64 --height 48".split()
@@ -30,7 +30,7 @@ def children(pid: int) -> list[int]:
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if b"vpl_workers.py" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in found if b"vpl.workers" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def assert_same_content(dataset: Path, reference: Path) -> None:

@@ -14,9 +14,9 @@ from conftest import collect_dataset
 import collect_tiled_with_checkpoint as collector
 import replay_episode
 import vpl_dataset
-import vpl_runs
+from vpl import runs as vpl_runs
 from vpl_dataset import episode_folders, load_episode
-from vpl_validate import validate
+from vpl.checks import validate
 
 FLAGS = "--num_envs 2 --num_episodes 1 --steps 3 --width 32 --height 32".split()
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train_policy
-from checkpoint_policy import load_policy
+from policies.rsl_rl import load_policy
 
 SMALL = "--num_envs 4 --max_iterations 3 --save_interval 2 --log_dir"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import usable_cores
+from vpl import usable_cores
 
 
 @pytest.fixture
@@ -72,14 +72,15 @@ def test_allocation_of_slurm_counts(machine, monkeypatch, variables, cores):
 
 def test_mask_of_taskset_counts():
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
-    code += "from usable_cores import usable_cores; print(usable_cores())"
+    code += "from vpl.usable_cores import usable_cores; print(usable_cores())"
     command = [sys.executable, "-c", code]
-    found = subprocess.run(command, cwd=Path(usable_cores.__file__).parent, capture_output=True, text=True, check=True)
+    found = subprocess.run(command, cwd=Path(usable_cores.__file__).parent.parent, capture_output=True, text=True, check=True)
     assert found.stdout == "1\n"
 
 
 def test_nothing_counts_the_cores_of_the_machine():
-    project = Path(usable_cores.__file__).parent
-    sources = [path for folder in (".", "simulators", "benchmarks") for path in (project / folder).glob("*.py")]
+    project = Path(usable_cores.__file__).parent.parent
+    folders = (".", "vpl", "vpl/checks", "checks", "flags", "policies", "simulators", "benchmarks")
+    sources = [path for folder in folders for path in (project / folder).glob("*.py")]
     asking = [path.name for path in sources if "cpu_count" in path.read_text() or "getaffinity" in path.read_text()]
-    assert asking == ["usable_cores.py"]
+    assert asking == ["vpl/usable_cores.py"]

@@ -22,7 +22,7 @@ import pytest
 
 import vpl_dataset
 from vpl_dataset import episode_folders, load_episode
-from vpl_report import write_report
+from vpl.report import write_report
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (

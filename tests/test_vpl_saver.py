@@ -15,11 +15,11 @@ import pytest
 import torch
 from conftest import wait_for
 
-import vpl_episode
+import vpl.episode
 import vpl_saver
 from simulators import Sample
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
+from vpl.episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
 from vpl_saver import VPLSaver
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
@@ -299,7 +299,7 @@ def test_failing_disk_or_encoder_is_reported_and_nothing_partial_is_published(tm
     def fail(*_args) -> None:
         raise error
 
-    monkeypatch.setattr(f"vpl_episode.{part}", fail)
+    monkeypatch.setattr(f"vpl.episode.{part}", fail)
     with pytest.raises(SaverError, match=error.strerror), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []
@@ -308,7 +308,7 @@ def test_failing_disk_or_encoder_is_reported_and_nothing_partial_is_published(tm
 
 
 def test_video_with_a_missing_frame_is_not_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(vpl_episode, "count_frames", lambda _path: 9)
+    monkeypatch.setattr(vpl.episode, "count_frames", lambda _path: 9)
     with pytest.raises(SaverError, match="holds 9 frames instead of 10"), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     assert episode_folders(tmp_path / "set") == []

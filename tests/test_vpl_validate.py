@@ -17,9 +17,9 @@ from conftest import collect_dataset
 
 import vpl_dataset
 from vpl_dataset import load_episode
-from vpl_lerobot import RecordedVideos, VideoError
-from vpl_validate import validate
-from vpl_video import VideoEncoder, write_mp4
+from vpl.lerobot import RecordedVideos, VideoError
+from vpl.checks import validate
+from vpl.video import VideoEncoder, write_mp4
 
 NAME = "episode_001"
 ORDER_WXYZ, CONJUGATE = [3, 0, 1, 2], np.float32([-1, -1, -1, 1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
 
-from vpl_video import VideoEncoder, count_frames, write_mp4
+from vpl.video import VideoEncoder, count_frames, write_mp4
 
 BT709 = np.array([(0.2126, 0.7152, 0.0722), (-0.1146, -0.3854, 0.5), (0.5, -0.4542, -0.0458)])
 USUAL = [(160, 90), (480, 270), (200, 150), (640, 450), (320, 240), (640, 480)]

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vpl_files import STOP_SIGNALS
-from vpl_workers import WorkerError, WriterPool
+from vpl.files import STOP_SIGNALS
+from vpl.workers import WorkerError, WriterPool
 
 
 class Talker:

@@ -3,7 +3,7 @@
     write_report(dataset, folders, dataset / "report.html")        # beside the videos that it plays
     serve(report, folders, host="127.0.0.1", port=8000)            # for a browser that does not see the disk
 
-The page (report/page.html) and uPlot (MIT licence), which draws the curves, are put into the file, and so are a
+The page (page.html) and uPlot (MIT licence), which draws the curves, are put into the file, and so are a
 thumbnail and the numbers of each episode: at most MOST_ROWS rows, in 16 bits a value, deflated.
 """
 
@@ -27,13 +27,13 @@ from urllib.parse import quote, unquote, urlsplit
 import imageio.v3 as iio
 import numpy as np
 
-from vpl_dataset import Episode, load_episode
-from vpl_files import published, read_json
-from vpl_stats import spread_rows
+from vpl.reader import Episode, load_episode
+from vpl.files import published, read_json
+from vpl.stats import spread_rows
 
-PAGE = Path(__file__).parent / "report"
+PAGE = Path(__file__).parent
 MARK = '<meta name="generator" content="vpl_dataset.py view">'
-"""Of report/page.html: what pages are known by that may be replaced."""
+"""Of page.html: what pages are known by that may be replaced."""
 MOST_ROWS = 240
 THUMBNAIL_PX = 112
 CURVES = ("joint_pos", "action", "drawer_pos", "reward", "ee_position")

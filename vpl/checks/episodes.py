@@ -2,7 +2,7 @@
 
 for folder, checked in zip(folders, check_episodes(folders, cameras)): print(folder, checked.found)
 
-The processes are programs of their own, this file: multiprocessing would import the caller's script again in each, and
+The processes are programs of their own: multiprocessing would import the caller's script again in each, and
 threads would wait for each other in HDF5. A file on which a library crashes ends its process, not the caller's.
 """
 
@@ -24,14 +24,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from usable_cores import usable_cores
-from vpl_episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
-from vpl_format_checks import Contents, Finding, every_step, read_contents
-from vpl_image_checks import check_images
-from vpl_row_checks import Found, check_rows
+from vpl.usable_cores import usable_cores
+from vpl.files import child_environment
+from vpl.episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
+from vpl.checks.format import Contents, Finding, every_step, read_contents
+from vpl.checks.images import check_images
+from vpl.checks.rows import Found, check_rows
 
 MOTION = ("joint_pos", "action")
 """Columns that two episodes never have in common."""
+PROGRAM = ("-c", "from vpl.checks.episodes import check_what_stdin_names as check; check()")
+"""What Python is asked to do in each process."""
 FEW = 8
 """Episodes that are checked sooner than a process is started."""
 CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGKILL)
@@ -163,22 +166,17 @@ class _Share:
 
     def _start(self) -> None:
         folders = [str(folder) for folder in self._folders[len(self._checked) :]]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         self._output = TemporaryFile("w+")  # noqa: SIM115  a file, for which no process waits as it would for a pipe
         with TemporaryFile("w+") as task:
             json.dump({"folders": folders, "cameras": self._cameras}, task)
             task.seek(0)
-            command = [sys.executable, __file__]
-            self._process = subprocess.Popen(command, stdin=task, stdout=self._output, env=environment)
+            command = [sys.executable, *PROGRAM]
+            self._process = subprocess.Popen(command, stdin=task, stdout=self._output, env=child_environment())
 
 
-def _process_main() -> None:
-    """Check the episodes that stdin names; a line of JSON for each."""
+def check_what_stdin_names() -> None:
+    """Check episodes in a process of its own; a line of JSON for each."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group
     task = json.load(sys.stdin)
     for folder in task["folders"]:
         print(json.dumps(asdict(check_episode(Path(folder), task["cameras"]))), flush=True)
-
-
-if __name__ == "__main__":
-    _process_main()

@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from vpl_dataset import Episode
-from vpl_image_checks import STRIDE, check_video
-from vpl_stats import FRAMES_PER_EPISODE, spread_rows
-from vpl_video import write_mp4
+from vpl.reader import Episode
+from vpl.checks.images import STRIDE, check_video
+from vpl.stats import FRAMES_PER_EPISODE, spread_rows
+from vpl.video import write_mp4
 
 
 class VideoError(ValueError):

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from av.video.reformatter import VideoReformatter
 
-from calibration_check import (
+from checks.calibration import (
     CHANGED,
     GRIPPER_STEPS,
     MIN_PIXELS,
@@ -38,9 +38,9 @@ from calibration_check import (
     swing,
 )  # fmt: skip
 from simulators import CameraCfg, DrawerEnv, Sample
-from vpl_video import VideoEncoder, write_mp4
+from vpl.video import VideoEncoder, write_mp4
 
-NO_RT_CORES = Path(__file__).parent / "isaaclab-tiledcam-starter" / "gpus_without_rt_cores.txt"
+NO_RT_CORES = Path(__file__).parent.parent / "isaaclab-tiledcam-starter" / "gpus_without_rt_cores.txt"
 """Patterns of the names of GPUs that cannot trace rays in hardware, which Isaac Sim's renderer asks for."""
 OPENING_STEPS = 120  # the shipped policy opens within 60
 FILM_FRAMES, FILM_INTERVAL = 30, 2  # in steps: 1 s, in which the shipped policy opens the drawer

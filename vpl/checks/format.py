@@ -18,7 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl_episode import (
+from vpl.episode import (
     ATTRIBUTES,
     FORMAT_VERSION,
     FRAME_STEP,
@@ -30,7 +30,7 @@ from vpl_episode import (
     SUCCESS_ATTRIBUTES,
     Column,
 )
-from vpl_row_checks import About, Found, Rows
+from vpl.checks.rows import About, Found, Rows
 
 Finding = tuple["int | None", str]
 """Row (None: all of them) and reason of a problem."""

@@ -4,9 +4,9 @@ for problem in validate(Path("data/NAME")): print(problem)
 
 Nothing is believed because the writer said so: positions follow from velocities, the tool from the joint angles,
 a camera from what carries it, labels from the columns. A check looks at what an episode has, so files of other writers
-that follow the format in part are read too, and are told what they lack. vpl_episode_checks.py checks episodes side by
-side: by vpl_format_checks.py what they are made of, by vpl_row_checks.py what numbers tell of each other, and by
-vpl_image_checks.py the pictures.
+that follow the format in part are read too, and are told what they lack. vpl/checks/episodes.py checks episodes side by
+side: by vpl/checks/format.py what they are made of, by vpl/checks/rows.py what numbers tell of each other, and by
+vpl/checks/images.py the pictures.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpl_episode import FORMAT_VERSION, all_episode_folders
-from vpl_episode_checks import Checked, check_episode, check_episodes
-from vpl_files import read_json
+from vpl.episode import FORMAT_VERSION, all_episode_folders
+from vpl.checks.episodes import Checked, check_episode, check_episodes
+from vpl.files import read_json
 
 METADATA = {"format_version": int, "task": str, "simulator": str, "num_episodes": int, "episodes": list}
 """What metadata.json holds at least, and of which types."""

@@ -244,6 +244,11 @@ def run(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def child_environment() -> dict[str, str]:
+    """Variables with which a child process finds the same modules as this one, and none of the present folder."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+
+
 def exit_on_stop_signals() -> None:
     """Let SIGTERM and SIGHUP end this process as an exception does, so that nothing half done is left."""
     _handle(STOP_SIGNALS[1:], _exit)

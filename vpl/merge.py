@@ -17,10 +17,10 @@ from typing import Any
 
 import h5py
 
-from vpl_episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
-from vpl_episode_checks import MOTION, motion_digest
-from vpl_files import published
-from vpl_runs import recorded_runs
+from vpl.episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
+from vpl.checks.episodes import MOTION, motion_digest
+from vpl.files import published
+from vpl.runs import recorded_runs
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""

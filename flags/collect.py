@@ -20,12 +20,13 @@ import h5py
 import numpy as np
 import torch
 
-from checkpoint_policy import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
+from policies.rsl_rl import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, resolve
-from vpl_episode import read_metadata
-from vpl_runs import project_versions
+from vpl.episode import read_metadata
+from vpl.runs import project_versions
 
-SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
+PROJECT = Path(__file__).parent.parent
+SHIPPED_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
 TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
 MAY_DIFFER = {
@@ -170,7 +171,7 @@ def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
 def versions(env: DrawerEnv) -> dict[str, Any]:
     """What makes the episodes, as metadata.json has it."""
     return {
-        **project_versions(Path(__file__).parent),
+        **project_versions(PROJECT),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,

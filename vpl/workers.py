@@ -26,7 +26,7 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
-from vpl_files import STOP_SIGNALS
+from vpl.files import STOP_SIGNALS, child_environment
 
 
 class WorkerError(RuntimeError):
@@ -188,11 +188,11 @@ class _Processes:
         for index in range(workers):
             ours, theirs = Pipe()
             inherited = (theirs.fileno(), descriptor)
-            command = [sys.executable, __file__, *map(str, inherited)]
+            command = [sys.executable, "-m", "vpl.workers", *map(str, inherited)]
             # a signal to the whole group is for the stepping process; what is blocked here, stays blocked in there
             before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
             try:
-                self._processes.append(subprocess.Popen(command, pass_fds=inherited))
+                self._processes.append(subprocess.Popen(command, pass_fds=inherited, env=child_environment()))
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()  # so that its death is the end of our pipe

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from vpl_episode import LOW_DIM, OPTIONAL, SCHEMA, DatasetCfg
+from vpl.episode import LOW_DIM, OPTIONAL, SCHEMA, DatasetCfg
 
 
 class Round:

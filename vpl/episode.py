@@ -24,8 +24,8 @@ import h5py
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vpl_files import fsync, read_json
-from vpl_video import VideoEncoder, count_frames, write_mp4
+from vpl.files import fsync, read_json
+from vpl.video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
 try:
@@ -140,7 +140,7 @@ class DatasetCfg:
     """Deflate `color`; without, its chunks are raw."""
     writer_workers: int = 2
     use_processes: bool = False
-    """Writers in processes instead of threads; see vpl_workers.py."""
+    """Writers in processes instead of threads; see vpl/workers.py."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)

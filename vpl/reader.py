@@ -1,0 +1,91 @@
+"""Reads episodes, one at a time and lazily; `vpl_dataset.py` hands this on to programs that train.
+
+with load_episode("data/.../episode_000") as episode:
+    image, action = episode["color"][t, 0], episode["action"][t]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from vpl.episode import all_episode_folders
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode, read lazily: `episode["color"][t, c]` reads one frame of one camera."""
+
+    folder: Path
+    h5: h5py.File
+
+    def __getitem__(self, name: str) -> h5py.Dataset:
+        """The dataset `name` of vpl.episode.SCHEMA; slice it to get an array."""
+        return self.h5[name]
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The file's attributes, as Python values."""
+        return {key: value.item() if hasattr(value, "item") else value for key, value in self.h5.attrs.items()}
+
+    @property
+    def camera_names(self) -> list[str]:
+        """In the order of `color`'s second axis."""
+        return list(self.h5["color"].attrs["names"])
+
+    def element_names(self, name: str) -> list[str]:
+        """What the numbers of a row of the column `name` are called: joints, observation terms, axes, or counted."""
+        if "names" in self.h5[name].attrs:
+            return list(self.h5[name].attrs["names"])
+        if name == "proprio" and "terms" in self.h5[name].attrs:
+            terms = json.loads(self.h5[name].attrs["terms"])
+            return [f"{term}_{i}" for term, (start, end) in terms.items() for i in range(end - start)]
+        if name in ("ee_position", "ee_rotation"):
+            return list("xyzw"[: self.h5[name].shape[1]])
+        width = int(np.prod(self.h5[name].shape[1:]))
+        return [name] if width == 1 else [f"{name}_{i}" for i in range(width)]
+
+    def video(self, camera: int) -> Path:
+        """The MP4 of camera number `camera`."""
+        return self.folder / f"camera_{camera}" / f"{self.folder.name}.mp4"
+
+    def __enter__(self) -> Episode:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.h5.close()
+
+
+def load_episode(folder: str | Path) -> Episode:
+    """Open the episode in `folder` (`.../episode_007`).
+
+    Raises:
+        FileNotFoundError: there is no such episode.
+        OSError: its file is damaged.
+    """
+    folder = Path(folder)
+    path = folder / f"{folder.name}.h5"
+    try:
+        return Episode(folder, h5py.File(path, "r", locking=False))
+    except OSError as error:
+        if error.errno:
+            raise
+        raise OSError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def episode_folders(dataset: str | Path) -> list[Path]:
+    """The whole episodes of a dataset by index, without those in failed/."""
+    return [folder for folder in all_episode_folders(Path(dataset)) if folder.parent == Path(dataset)]
+
+
+def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
+    """Open one episode after the other; each is closed when the next is taken, or the iterator is gone."""
+    for folder in episode_folders(dataset):
+        with load_episode(folder) as episode:
+            yield episode
