@@ -33,10 +33,10 @@ from flags.collect import (
     versions,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
-from vpl_dataset import Episode, episode_folders, load_episode
 from vpl.episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
 from vpl.files import StopSignal, at_free_name, run
 from vpl.round import said_of
+from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_saver import VPLSaver
 
 KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")

@@ -32,11 +32,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from vpl_dataset import Episode, check_outside, episode_folders, load_episode
 from vpl.episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
 from vpl.files import exit_on_stop_signals, published, read_json, run
 from vpl.lerobot import RecordedVideos, VideoError, create_writer
 from vpl.stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
+from vpl_dataset import Episode, check_outside, episode_folders, load_episode
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
 """What is exported besides images, calibration and the action, where an episode has it."""

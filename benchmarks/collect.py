@@ -38,10 +38,10 @@ from workload import collecting_job
 import collect_tiled_with_checkpoint as collector
 from policies.rsl_rl import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
-from vpl.usable_cores import usable_cores
 from vpl.episode import deflate
-from vpl_saver import VPLSaver
+from vpl.usable_cores import usable_cores
 from vpl.video import VideoEncoder
+from vpl_saver import VPLSaver
 
 CLIP_BYTES = 4 << 30
 """At most this much of rendered frames is kept to feed the saver alone."""

@@ -40,8 +40,8 @@ def batches(frames: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarr
 def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0) -> Record:
     """This project's saver, behind a simulator that takes `step_s` a step."""
     from simulators import Sample
-    from vpl.usable_cores import usable_cores
     from vpl.episode import DatasetCfg
+    from vpl.usable_cores import usable_cores
     from vpl_saver import VPLSaver
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Whether pictures show the fingers where calibration says: what checks/self_check.py measures with the gripper and the arm.
+"""Whether pictures show the fingers where calibration says: what self_check.py measures with the gripper and the arm.
 
     sample, change = swing(env, POSES[0])
     off, limit = off_px(env.cameras[0], 0, 0, sample, change)

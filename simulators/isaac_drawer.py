@@ -161,7 +161,7 @@ class IsaacDrawerEnv:
 
     def _pictures(self) -> torch.Tensor:
         """(N, C, H, W, 3) uint8 on the device, of the present state."""
-        # a second picture of a state is rendered too: were the renderer late, the two would differ (checks/self_check.py)
+        # a second picture of a state is rendered too: were the renderer late, the two would differ (self_check.py)
         for _ in range(self.cfg.rerenders if self._stale else int(self._photographed)):
             self._env.sim.render()
         self._stale, self._photographed = False, True

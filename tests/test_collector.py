@@ -20,8 +20,8 @@ from conftest import collect_dataset
 import collect_tiled_with_checkpoint as collector
 import replay_episode
 import vpl_dataset
-from vpl_dataset import episode_folders, load_episode
 from vpl.checks import validate
+from vpl_dataset import episode_folders, load_episode
 
 PROJECT = Path(collector.__file__).parent
 FIXTURES = PROJECT / "tests" / "checkpoints"

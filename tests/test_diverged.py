@@ -17,10 +17,10 @@ from test_vpl_saver import ENVS, make_cfg, make_sample
 import collect_tiled_with_checkpoint as collector
 import replay_episode
 from policies.rsl_rl import CheckpointPolicy
-from vpl_dataset import episode_folders
-from vpl.episode import LOW_DIM
-from vpl_saver import VPLSaver
 from vpl.checks import validate
+from vpl.episode import LOW_DIM
+from vpl_dataset import episode_folders
+from vpl_saver import VPLSaver
 
 FLAGS = "--num_envs 4 --num_episodes 2 --steps 8 --width 32 --height 32".split()
 QPOS, QVEL, ACTION = 1, 14, None

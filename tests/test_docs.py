@@ -13,12 +13,12 @@ import pytest
 import torch
 from conftest import TASK
 
-from flags import collect as collect_flags
 import collect_tiled_with_checkpoint
 import replay_episode
 import train_policy
 import vpl_dataset
 import vpl_export
+from flags import collect as collect_flags
 from vpl.episode import SCHEMA
 
 PROJECT = Path(train_policy.__file__).parent

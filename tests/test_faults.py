@@ -11,8 +11,8 @@ import pytest
 from conftest import collect_dataset, start_run, wait_for
 
 import collect_tiled_with_checkpoint as collector
-from vpl_dataset import episode_folders
 from vpl.checks import validate, validate_episode
+from vpl_dataset import episode_folders
 
 FLAGS = (
     "--num_envs 3 --num_episodes 40 --steps 12 --enable_wrist_camera --width 160 --height 120 --compress none".split()

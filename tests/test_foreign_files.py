@@ -15,8 +15,7 @@ import pytest
 from conftest import collect_dataset
 
 import vpl
-from vpl.checks import episodes
-from vpl.checks import validate
+from vpl.checks import episodes, validate
 
 PROJECT = Path(vpl.__file__).parent.parent
 ODD_VALUES = {

@@ -17,9 +17,9 @@ from conftest import collect_dataset
 import replay_episode
 import vpl_dataset
 import vpl_export
+from vpl.checks import validate
 from vpl_dataset import iter_episodes, load_episode
 from vpl_saver import VPLSaver
-from vpl.checks import validate
 
 
 def replay(*arguments: str | Path) -> int:

@@ -17,9 +17,9 @@ import pytest
 from conftest import collect_dataset, start_run, wait_for
 
 import collect_tiled_with_checkpoint as collector
-from vpl_dataset import episode_folders, load_episode
-from vpl.episode import SCHEMA
 from vpl.checks import validate, validate_episode
+from vpl.episode import SCHEMA
+from vpl_dataset import episode_folders, load_episode
 
 PROJECT = Path(collector.__file__).parent
 FLAGS = "--num_envs 3 --num_episodes 3 --steps 12 --enable_wrist_camera --width 64 --height 48".split()

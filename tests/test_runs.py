@@ -15,8 +15,8 @@ import collect_tiled_with_checkpoint as collector
 import replay_episode
 import vpl_dataset
 from vpl import runs as vpl_runs
-from vpl_dataset import episode_folders, load_episode
 from vpl.checks import validate
+from vpl_dataset import episode_folders, load_episode
 
 FLAGS = "--num_envs 2 --num_episodes 1 --steps 3 --width 32 --height 32".split()
 

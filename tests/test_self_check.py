@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import BOTH
 
-from policies.rsl_rl import CheckpointPolicy, load_policy
-from flags.collect import SHIPPED_CHECKPOINT
 from checks.self_check import NO_RT_CORES, SHEET_COLUMNS, Check, has_rt_cores, self_check, table
+from flags.collect import SHIPPED_CHECKPOINT
+from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import DrawerEnv, Sample
 
 LINES = ["renderer", "encoder", "checkpoint", "lag", "calibration overview", "calibration wrist", "pictures"]

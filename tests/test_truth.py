@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import TASK, collect_dataset
 
-from policies.rsl_rl import load_policy
 from flags.collect import SHIPPED_CHECKPOINT
+from policies.rsl_rl import load_policy
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
-from vpl_dataset import episode_folders, load_episode
 from vpl.episode import LOW_DIM
+from vpl_dataset import episode_folders, load_episode
 
 
 def recorded_cameras(dataset: Path) -> tuple[CameraCfg, ...]:

@@ -74,7 +74,9 @@ def test_mask_of_taskset_counts():
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
     code += "from vpl.usable_cores import usable_cores; print(usable_cores())"
     command = [sys.executable, "-c", code]
-    found = subprocess.run(command, cwd=Path(usable_cores.__file__).parent.parent, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        command, cwd=Path(usable_cores.__file__).parent.parent, capture_output=True, text=True, check=True
+    )
     assert found.stdout == "1\n"
 
 

@@ -20,11 +20,11 @@ from conftest import collect_dataset
 
 import collect_tiled_with_checkpoint as collector
 import vpl_dataset
-from vpl import merge as vpl_merge
 from replay_episode import main as replay
-from vpl_dataset import iter_episodes, load_episode
-from vpl.episode import all_episode_folders
+from vpl import merge as vpl_merge
 from vpl.checks import validate
+from vpl.episode import all_episode_folders
+from vpl_dataset import iter_episodes, load_episode
 
 PROJECT = Path(vpl_dataset.__file__).parent
 

@@ -19,11 +19,11 @@ from test_vpl_saver import ENVS, make_cfg, store_round
 
 import collect_tiled_with_checkpoint as collector
 from vpl import files as vpl_files
-from vpl_dataset import all_episode_folders, episode_folders
+from vpl.checks import validate
 from vpl.episode import SaverError
 from vpl.files import Claim, ClaimError, at_free_name, fsync, publish
+from vpl_dataset import all_episode_folders, episode_folders
 from vpl_saver import VPLSaver
-from vpl.checks import validate
 
 PROJECT = Path(collector.__file__).parent
 SMALL = "--num_envs 2 --num_episodes 1 --steps 5 --width 64 --height 64".split()

@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 
 import vpl_dataset
-from vpl_dataset import episode_folders, load_episode
 from vpl.report import write_report
+from vpl_dataset import episode_folders, load_episode
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = (

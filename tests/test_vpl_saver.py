@@ -18,8 +18,8 @@ from conftest import wait_for
 import vpl.episode
 import vpl_saver
 from simulators import Sample
-from vpl_dataset import episode_folders, load_episode
 from vpl.episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
+from vpl_dataset import episode_folders, load_episode
 from vpl_saver import VPLSaver
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48

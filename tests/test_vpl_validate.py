@@ -16,10 +16,10 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from conftest import collect_dataset
 
 import vpl_dataset
-from vpl_dataset import load_episode
-from vpl.lerobot import RecordedVideos, VideoError
 from vpl.checks import validate
+from vpl.lerobot import RecordedVideos, VideoError
 from vpl.video import VideoEncoder, write_mp4
+from vpl_dataset import load_episode
 
 NAME = "episode_001"
 ORDER_WXYZ, CONJUGATE = [3, 0, 1, 2], np.float32([-1, -1, -1, 1])

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from vpl.reader import Episode
 from vpl.checks.images import STRIDE, check_video
+from vpl.reader import Episode
 from vpl.stats import FRAMES_PER_EPISODE, spread_rows
 from vpl.video import write_mp4
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import h5py
 
-from vpl.episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
 from vpl.checks.episodes import MOTION, motion_digest
+from vpl.episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
 from vpl.files import published
 from vpl.runs import recorded_runs
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from vpl.reader import episode_folders, load_episode
 from vpl.episode import SCHEMA
 from vpl.files import read_json
+from vpl.reader import episode_folders, load_episode
 
 LEARNT = tuple(
     name for name in SCHEMA if name not in ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")

@@ -44,8 +44,8 @@ import collect_tiled_with_checkpoint as collector
 import simulators.isaac_drawer as isaac_drawer
 from policies.rsl_rl import load_policy
 from simulators import HAND_R_GRIPPER, CameraCfg, SimulatorCfg, SimulatorError
-from vpl_dataset import Episode, iter_episodes
 from vpl.checks import validate
+from vpl_dataset import Episode, iter_episodes
 
 world.install()
 FLAGS = "--simulator isaac --device cpu --num_envs 4 --steps 24 --enable_wrist_camera --headless --width 64 --height 48"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpl.episode import FORMAT_VERSION, all_episode_folders
 from vpl.checks.episodes import Checked, check_episode, check_episodes
+from vpl.episode import FORMAT_VERSION, all_episode_folders
 from vpl.files import read_json
 
 METADATA = {"format_version": int, "task": str, "simulator": str, "num_episodes": int, "episodes": list}

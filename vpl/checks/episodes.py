@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -24,12 +23,12 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl.usable_cores import usable_cores
-from vpl.files import child_environment
-from vpl.episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
 from vpl.checks.format import Contents, Finding, every_step, read_contents
 from vpl.checks.images import check_images
 from vpl.checks.rows import Found, check_rows
+from vpl.episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
+from vpl.files import child_environment
+from vpl.usable_cores import usable_cores
 
 MOTION = ("joint_pos", "action")
 """Columns that two episodes never have in common."""

@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vpl.checks.rows import About, Found, Rows
 from vpl.episode import (
     ATTRIBUTES,
     FORMAT_VERSION,
@@ -30,7 +31,6 @@ from vpl.episode import (
     SUCCESS_ATTRIBUTES,
     Column,
 )
-from vpl.checks.rows import About, Found, Rows
 
 Finding = tuple["int | None", str]
 """Row (None: all of them) and reason of a problem."""

@@ -1,4 +1,4 @@
-"""Checks an episode's numbers against each other: what vpl/checks/__init__.py asks of each row, and of one row and the next.
+"""Checks an episode's numbers against each other: what `validate` asks of each row, and of one row and the next.
 
 for row, reason in check_rows(rows, about): ...
 """

@@ -27,8 +27,8 @@ from urllib.parse import quote, unquote, urlsplit
 import imageio.v3 as iio
 import numpy as np
 
-from vpl.reader import Episode, load_episode
 from vpl.files import published, read_json
+from vpl.reader import Episode, load_episode
 from vpl.stats import spread_rows
 
 PAGE = Path(__file__).parent
