@@ -205,7 +205,8 @@ CALLERS = {
 def test_many_episodes_are_checked_from_a_script_without_a_guard(good, tmp_path, caller):
     dataset = many(good, tmp_path)
     text = f"import sys\nsys.path.insert(0, {str(PROJECT)!r})\nfrom vpl_validate import validate\n"
-    text += f"from pathlib import Path\nproblems = validate(Path({str(dataset)!r}))\nprint('found', len(problems), problems[-1])\n"
+    text += f"from pathlib import Path\nproblems = validate(Path({str(dataset)!r}))\n"
+    text += "print('found', len(problems), problems[-1])\n"
     (tmp_path / "script.py").write_text(text)
     done = subprocess.run(CALLERS[caller], cwd=tmp_path, input=text, capture_output=True, text=True, timeout=120)
     assert done.stdout.count("found") == 1 and "repeats episode_001" in done.stdout, done
