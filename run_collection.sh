@@ -216,8 +216,8 @@ case $mode in
   exec) in_exec ;;
   run) in_run ;;
   embedded)
-    "$project/setup_venv.sh"
-    exec "$(realpath -ms "${VENV:-$project/.venv}")/bin/python" "$project/collect_tiled_with_checkpoint.py" "${args[@]}"
+    venv=$("$project/setup_venv.sh")
+    exec "$venv/bin/python" "$project/collect_tiled_with_checkpoint.py" "${args[@]}"
     ;;
   *) fail "--in must be exec, run or embedded, got '$mode'" ;;
 esac

@@ -2,8 +2,9 @@
 # Sets up everything that this machine lacks: Debian packages for rendering without a display, and .venv with the project.
 #   ./setup_venv.sh          what running needs
 #   ./setup_venv.sh test     and what testing needs
-# Called by run_collection.sh and tests/run.sh; a second call finds all in place and returns at once.
-# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder.
+# Prints the environment's folder, for run_collection.sh and tests/run.sh; a second call finds all in place and returns
+# at once. PYTHON picks the interpreter (3.10 to 3.13), VENV the folder. An environment that this script did not make is
+# never touched: beside a .venv of someone else's it makes .venv-isaac-data-gen.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
@@ -12,10 +13,21 @@ python=$(command -v "${PYTHON:-python3}" || true)
 venv=$(realpath -ms "${VENV:-$project/.venv}")
 cd "$project"
 requirement=.${extra:+[$extra]}
-stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
+marker=.made-by-isaac-data-gen
 
 say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }
+is_free() { [[ ! -e $1 && ! -L $1 ]] || [[ -d $1 && -z $(ls -A "$1") ]]; }
+is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   # earlier versions left only the stamp
+
+if ! is_free "$venv" && ! is_ours "$venv"; then
+  [[ ! ${VENV:-} ]] || fail "VENV=$venv holds what this script did not make; name a new folder"
+  foreign=$venv venv=$venv-isaac-data-gen
+  say "$foreign is not of this script's making and stays as it is; the environment is $venv"
+  is_free "$venv" || is_ours "$venv" || fail "$venv holds what this script did not make; move it, or set VENV"
+fi
+stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
+exec {answer}>&1 >&2   # nothing but the folder goes to the output
 
 # libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
 install_debian_packages() {
@@ -35,11 +47,11 @@ install_debian_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-has_stamp() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]]; }
+is_complete() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]] && "$venv/bin/python" -c '' 2>/dev/null; }
 
-if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
-  exit 0
-fi
+finish() { echo "$venv" >&"$answer"; exit; }
+
+! is_complete || finish
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
   fail "needs Python 3.10 to 3.13, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
 packages=()
@@ -54,10 +66,17 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"
 
+# Only what carries the marker is ever cleared, so the marker comes first: an interrupted set-up can then start anew
+is_ours "$venv" || { mkdir -p "$venv" && touch "$venv/$marker"; }
+exec {lock}<"$venv"
+flock "$lock" || say "$venv cannot be locked; start no second set-up beside this one"
+! is_complete || finish
+
 say "creating $venv and installing the project's packages (a few minutes)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  [[ ! -d $venv || -e $venv/pyvenv.cfg || -z $(ls -A "$venv") ]] || fail "VENV=$venv holds other things; name a new folder"
-  "$python" -m venv --clear "$venv"   # a torn one is made anew
+  [[ -e $venv/$marker ]] || fail "$venv has no working pip, and this script may not have made it; move it away"
+  find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +
+  "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
 cpu_builds=https://download.pytorch.org/whl/cpu
@@ -75,3 +94,4 @@ fi
 rm -f "$venv"/.installed-*
 touch "$stamp-$extra"
 say "done"
+finish
