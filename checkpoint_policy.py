@@ -12,52 +12,35 @@ What `OnPolicyRunner.save` of each release writes, beside `iter`, `infos` and th
     4.x     actor_state_dict   mlp.*     std or log_std                 obs_normalizer.*
     5.x     actor_state_dict   mlp.*     distribution.[log_]std_param   obs_normalizer.*
 
-The activation function is not in the checkpoint. Isaac Lab writes it to `params/agent.yaml` in the run's folder, beside
-the `clip_actions` that its RslRlVecEnvWrapper applies to the policy's output; both are read from there.
+The activation function is not in the checkpoint, nor are the `clip_actions` that Isaac Lab's RslRlVecEnvWrapper applies
+to the policy's output: checkpoint_settings.py finds both.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import re
-import zipfile
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "relu": nn.ReLU,
-    "crelu": nn.CELU,
-    "lrelu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
-    "gelu": nn.GELU,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "identity": nn.Identity,
-}
-"""By RSL-RL's own names (its `resolve_nn_activation`)."""
+from checkpoint_file import CheckpointError, read_file, unpickle
+from checkpoint_settings import ACTIVATIONS, Settings, choose_settings
+
 _LAYOUTS = {
     "model_state_dict": ("actor.", "actor_obs_normalizer.", "policy"),
     "actor_state_dict": ("mlp.", "obs_normalizer.", "actor"),
 }
 """For each state dict: the prefix of the layers, the prefix of the normalizer, the section in agent.yaml."""
 _NOISE_KEYS = ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message is one line: the file, what was found, what to do."""
+_WRAPPERS = ("_orig_mod", "module")
+"""What torch.compile and DistributedDataParallel put into the names of parameters."""
 
 
 class CheckpointPolicy(nn.Module):
@@ -68,10 +51,12 @@ class CheckpointPolicy(nn.Module):
         num_actions: A, the length of an action.
         normalized: Whether observations are normalized, with the checkpoint's statistics.
         activation: A key of `ACTIVATIONS`.
+        activation_from: Where it comes from: the path of the run's agent.yaml, the flag, or that it is assumed.
         clip_actions: Actions are clipped to plus or minus this; None: they are not.
-        agent_yaml: The run's configuration that both come from; None: there is none beside the checkpoint.
+        clip_actions_from: Likewise.
+        agent_yaml: The run's configuration; None: there is none beside the checkpoint.
         layout: The releases that write such a checkpoint, e.g. "rsl-rl 5.x".
-        iteration: The training iteration that wrote it.
+        iteration: The training iteration that wrote it; None: it does not say.
         sha256: Hex digest of the file.
     """
 
@@ -84,18 +69,16 @@ class CheckpointPolicy(nn.Module):
         layers: dict[str, Tensor],
         statistics: dict[str, Tensor],
         *,
-        activation: str,
-        clip_actions: float | None,
-        agent_yaml: Path | None,
+        settings: Settings,
         layout: str,
-        iteration: int,
+        iteration: int | None,
         sha256: str,
     ) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for num_inputs, num_outputs in pairwise(widths):
             # skip_init draws no random numbers, so loading a policy leaves the seed of a run alone
-            modules += [skip_init(nn.Linear, num_inputs, num_outputs), ACTIVATIONS[activation]()]
+            modules += [skip_init(nn.Linear, num_inputs, num_outputs), ACTIVATIONS[settings.activation]()]
         self.network = nn.Sequential(*modules[:-1]).requires_grad_(False)
         self.network.load_state_dict(layers)
         self.num_obs, self.num_actions = widths[0], widths[-1]
@@ -103,7 +86,9 @@ class CheckpointPolicy(nn.Module):
         if self.normalized:
             self.register_buffer("obs_mean", statistics["_mean"].float())
             self.register_buffer("obs_std", statistics["_std"].float())
-        self.activation, self.clip_actions, self.agent_yaml = activation, clip_actions, agent_yaml
+        self.activation, self.activation_from = settings.activation, settings.activation_from
+        self.clip_actions, self.clip_actions_from = settings.clip_actions, settings.clip_actions_from
+        self.agent_yaml = settings.agent_yaml
         self.layout, self.iteration, self.sha256 = layout, iteration, sha256
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -115,68 +100,62 @@ class CheckpointPolicy(nn.Module):
 
 
 def load_policy(
-    path: str | Path, num_obs: int | None, num_actions: int | None, device: str | torch.device = "cpu"
+    path: str | Path,
+    num_obs: int | None,
+    num_actions: int | None,
+    device: str | torch.device = "cpu",
+    *,
+    activation: str | None = None,
+    clip_actions: float | Literal["none"] | None = None,
 ) -> CheckpointPolicy:
     """Load the actor of a checkpoint. Only tensors and plain values are unpickled: a hostile file runs no code.
 
-    Without `params/agent.yaml` beside the checkpoint (a published checkpoint is a lone file) the activation is elu,
-    Isaac Lab's for Isaac-Open-Drawer-Franka-v0, and actions are not clipped.
+    What is not given is read from `params/agent.yaml` beside the checkpoint. Without it (a published checkpoint is a
+    lone file) the activation is elu, Isaac Lab's for Isaac-Open-Drawer-Franka-v0, and actions are not clipped.
 
     Args:
         path: A `model_*.pt` as `OnPolicyRunner.save` of rsl-rl 2.x to 5.x writes it.
         num_obs: Expected length of an observation; None: not checked.
         num_actions: Expected length of an action; None: not checked.
         device: Where the policy runs, whichever device it was trained on.
+        activation: The activation function, by RSL-RL's name or torch's.
+        clip_actions: Clip actions to plus or minus this; "none": do not clip.
 
     Raises:
         CheckpointError: The file is not such a checkpoint, or not one for these lengths.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: {found}; give a file such as logs/rsl_rl/<experiment>/<run>/model_399.pt")
-    data = path.read_bytes()
-    checkpoint = _unpickle(path, data)
+    data = read_file(path)
+    checkpoint = unpickle(path, data)
     actor = _find_actor(path, checkpoint)
     widths = _check_tensors(path, actor)
+    settings = choose_settings(path, actor.yaml_section, activation, clip_actions)
+    if not actor.has_std and widths[-1] != num_actions:
+        actor, widths = _keep_mean(path, actor, widths)
+        if settings.agent_yaml is None:  # a Beta policy has the same layers
+            actor = replace(actor, layout=f"{actor.layout}, assumed Gaussian")
     for name, length, expected in (("observations", widths[0], num_obs), ("actions", widths[-1], num_actions)):
         if expected is not None and length != expected:
             raise CheckpointError(f"{path}: has {length} {name}, expected {expected}; give one trained on this task")
 
-    agent_yaml = path.parent / "params" / "agent.yaml"
-    has_yaml = agent_yaml.is_file()
-    activation, clip_actions = _read_agent_yaml(agent_yaml, actor.yaml_section) if has_yaml else ("elu", None)
     policy = CheckpointPolicy(
         widths,
         actor.layers,
         actor.statistics,
-        activation=activation,
-        clip_actions=clip_actions,
-        agent_yaml=agent_yaml if has_yaml else None,
+        settings=settings,
         layout=actor.layout,
-        iteration=int(checkpoint["iter"]),
+        iteration=_iteration(checkpoint["iter"]),
         sha256=hashlib.sha256(data).hexdigest(),
     )
     return policy.eval().to(device)
 
 
-def _unpickle(path: Path, data: bytes) -> Any:
-    if not data:
-        raise CheckpointError(f"{path}: is empty; give a checkpoint that was written to its end")
-    if b"/constants.pkl" in data:  # only torch.jit.save writes this member
-        raise CheckpointError(f"{path}: is a TorchScript export; give the model_*.pt of the run, not its policy.pt")
-    try:
-        if damaged := zipfile.ZipFile(io.BytesIO(data)).testzip():
-            # torch.load compares no checksums: it would take flipped weights
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the Python object {found[1]}" if found else "Python objects"
-        raise CheckpointError(f"{path}: holds {what}, which may run code: refused; give tensors only") from error
-    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]  # any of these, as fuzzed: torch's unpickler does not wrap them
-        raise CheckpointError(f"{path}: not a torch file, or cut short or damaged: {reason}; copy it again") from error
+def _iteration(value: Any) -> int | None:
+    """`iter` as a trainer may have counted it: in numbers of Python, NumPy or torch."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    is_number = isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    return int(value) if is_number else None
 
 
 @dataclass(frozen=True)
@@ -187,8 +166,22 @@ class _Actor:
     """ "0.weight", "0.bias", "2.weight", ...: the state dict of linear layers with activations between them."""
     statistics: dict[str, Tensor]
     """ "_mean" and "_std" of the observations, (1, O) each; empty: they are not normalized."""
+    has_std: bool
+    """False: its std depends on the state, and is the second half of the last layer's rows."""
     layout: str
     yaml_section: str
+
+
+def _keep_mean(path: Path, actor: _Actor, widths: list[int]) -> tuple[_Actor, list[int]]:
+    """The actor without the half of its last layer that makes the std: RSL-RL has the mean in the first rows."""
+    num_actions, remainder = divmod(widths[-1], 2)
+    if remainder:
+        found = f"no action std and {widths[-1]} rows in the last layer, which cannot be a mean and a std"
+        raise CheckpointError(f"{path}: {found}; give an unaltered checkpoint")
+    last = 2 * (len(widths) - 2)
+    layers = actor.layers | {key: actor.layers[key][:num_actions] for key in (f"{last}.weight", f"{last}.bias")}
+    layout = f"{actor.layout}, state-dependent std"
+    return replace(actor, layers=layers, layout=layout), [*widths[:-1], num_actions]
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -203,14 +196,19 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict under the names that it has without torch.compile and DistributedDataParallel."""
+    return {".".join(part for part in key.split(".") if part not in _WRAPPERS): state[key] for key in state}
+
+
 def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     keys = list(checkpoint) if isinstance(checkpoint, dict) else []
     section = next((key for key in _LAYOUTS if key in keys), None)
-    if section is None or not isinstance(checkpoint.get("iter"), int) or not _is_state_dict(checkpoint[section]):
+    if section is None or "iter" not in keys or not _is_state_dict(checkpoint[section]):
         found = f"a {type(checkpoint).__name__} with the keys {keys[:8]}"
         expected = "iter and model_state_dict (rsl-rl 2, 3) or actor_state_dict (rsl-rl 4, 5)"
         raise CheckpointError(f"{path}: holds {found}, expected {expected}; give the model_*.pt of an RSL-RL run")
-    state, (network, normalizer, yaml_section) = checkpoint[section], _LAYOUTS[section]
+    state, (network, normalizer, yaml_section) = _unwrapped(checkpoint[section]), _LAYOUTS[section]
     layers = {key.removeprefix(network): value for key, value in state.items() if key.startswith(network)}
     statistics = {key.removeprefix(normalizer): value for key, value in state.items() if key.startswith(normalizer)}
 
@@ -221,19 +219,23 @@ def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     if unknown or not layers:
         found = ", ".join((unknown or list(state))[:8])
         raise CheckpointError(f"{path}: {section} holds {found}; give a plain MLP actor ({network}0.weight, ...)")
-    if not any(key in state for key in _NOISE_KEYS):
-        rows = list(layers.values())[-1].numel()
-        found = f"no action std and {rows} rows in the last layer: its std depends on the state, with 2 rows an action"
-        raise CheckpointError(f"{path}: {found}, or it is a Beta policy; give one with a state-independent std")
 
-    if section == "actor_state_dict":
-        layout = "rsl-rl 4.x" if "std" in state or "log_std" in state else "rsl-rl 5.x"
-    elif "obs_norm_state_dict" in keys and _is_state_dict(checkpoint["obs_norm_state_dict"]):
-        layout, statistics = "rsl-rl 2.x", checkpoint["obs_norm_state_dict"]
-    else:
-        layout = "rsl-rl 3.x" if any("obs_normalizer." in key for key in state) else "rsl-rl 2.x or 3.x"
+    if section == "model_state_dict" and _is_state_dict(checkpoint.get("obs_norm_state_dict")):
+        statistics = _unwrapped(checkpoint["obs_norm_state_dict"])
     statistics = {key: value for key, value in statistics.items() if key in ("_mean", "_std")}
-    return _Actor(layers, statistics, layout, yaml_section)
+    has_std = any(key in state for key in _NOISE_KEYS)
+    return _Actor(layers, statistics, has_std, _layout(section, checkpoint, state), yaml_section)
+
+
+def _layout(section: str, checkpoint: dict[str, Any], state: dict[str, Tensor]) -> str:
+    """The releases that write such a checkpoint, as far as it tells them apart."""
+    if section == "actor_state_dict":
+        if "std" in state or "log_std" in state:
+            return "rsl-rl 4.x"
+        return "rsl-rl 5.x" if any(key in state for key in _NOISE_KEYS) else "rsl-rl 4.x or 5.x"
+    if _is_state_dict(checkpoint.get("obs_norm_state_dict")):
+        return "rsl-rl 2.x"
+    return "rsl-rl 3.x" if any("obs_normalizer." in key for key in state) else "rsl-rl 2.x or 3.x"
 
 
 def _check_tensors(path: Path, actor: _Actor) -> list[int]:
@@ -254,27 +256,3 @@ def _check_tensors(path: Path, actor: _Actor) -> list[int]:
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {key} of the actor holds NaN or infinity; give an earlier checkpoint")
     return widths
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads a tag that is not plain YAML, such as the !!python/tuple that Isaac Lab writes, as None."""
-
-
-_PlainLoader.add_constructor(None, lambda loader, node: None)
-
-
-def _read_agent_yaml(agent_yaml: Path, section: str) -> tuple[str, float | None]:
-    """Return the activation and clip_actions of a run. Isaac Lab clips nothing where clip_actions is null or absent."""
-    try:
-        cfg = yaml.load(agent_yaml.read_bytes(), Loader=_PlainLoader)
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{agent_yaml}: not YAML ({' '.join(str(error).split())}); repair it") from error
-    network = cfg.get(section) if isinstance(cfg, dict) else None
-    activation = network.get("activation") if isinstance(network, dict) else None
-    if not isinstance(activation, str) or activation.lower() not in ACTIVATIONS:
-        expected = f"expected one of {', '.join(ACTIVATIONS)}"
-        raise CheckpointError(f"{agent_yaml}: {section}.activation is {activation}, {expected}; name the trained one")
-    clip = cfg.get("clip_actions")
-    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
-        raise CheckpointError(f"{agent_yaml}: clip_actions is {clip!r}, expected a positive number or null; correct it")
-    return activation.lower(), clip

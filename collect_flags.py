@@ -17,7 +17,9 @@ from typing import Any
 
 import torch
 
-from checkpoint_policy import CheckpointError, CheckpointPolicy, load_policy
+from checkpoint_file import CheckpointError
+from checkpoint_policy import CheckpointPolicy, load_policy
+from checkpoint_settings import ACTIVATIONS, activation_name
 from simulators import SIMULATORS, TASKS, CameraCfg, resolve
 from vpl_episode import read_json
 
@@ -25,12 +27,14 @@ SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
 TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
 MAY_DIFFER = {
-    "num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume", "enable_cameras",
-    "kit_args", "self_check",
+    "num_episodes", "checkpoint", "activation", "clip_actions", "data_root", "headless", "writer", "writer_workers",
+    "resume", "enable_cameras", "kit_args", "self_check",
 }  # fmt: skip
-"""Flags that change nothing in an episode that is yet to be collected (the checkpoint's content is compared)."""
+"""Flags that change nothing in an episode that is yet to be collected (what the policy is made of is compared)."""
 WARP_FLAGS = ("samples_per_pixel", "shadows")
 """What only MuJoCo Warp draws."""
+POLICY_COLUMNS = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions")
+"""What decides about a policy's actions; --resume compares it."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
@@ -55,7 +59,7 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
         args.cameras = cameras(args)
         # Isaac Lab's other tasks say what they need when they are there
         needs = (TASKS[args.task].num_obs, TASKS[args.task].num_actions) if args.task in TASKS else (None, None)
-        args.policy = load_policy(args.checkpoint, *needs)
+        args.policy = load_policy(args.checkpoint, *needs, activation=args.activation, clip_actions=args.clip_actions)
         if resumed:
             _check_agreement(parser, args, resumed)
     except CheckpointError as error:
@@ -74,6 +78,10 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=60, help="most control steps of an episode (60 a second)")
     add("--env_spacing", type=float, default=2.5, help="m between envs that share a world (MuJoCo: each has its own)")
     add("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="RSL-RL model_*.pt")
+    add("--activation", type=_activation, default=None, metavar="NAME",
+        help="the policy's activation; default: as params/agent.yaml beside the checkpoint says, else elu")  # fmt: skip
+    add("--clip_actions", type=_clip_limit, default=None, metavar="LIMIT",
+        help="clip actions to plus or minus this, or none; default: as params/agent.yaml says, else none")  # fmt: skip
     add_camera_flags(parser)
     add("--fps", type=float, default=None, help="playback rate of the videos; default: real time")
     add("--video_interval", type=int, default=1, help="keep every k-th step's images and row")
@@ -97,6 +105,25 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="AppLauncher's preset")  # fmt: skip
     kit.add_argument("--kit_args", default="", help="arguments for Omniverse Kit, in one string")
     kit.add_argument("--enable_cameras", action="store_true", help="accepted; cameras are always on")
+
+
+def _activation(text: str) -> str:
+    name = activation_name(text)
+    if name is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is unknown; available: {', '.join(ACTIVATIONS)}")
+    return name
+
+
+def _clip_limit(text: str) -> float | str:
+    if text == "none":
+        return text
+    try:
+        limit = float(text)
+    except ValueError:
+        limit = math.nan
+    if not 0 < limit < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number or none, got '{text}'")
+    return limit
 
 
 def add_camera_flags(parser: argparse.ArgumentParser) -> None:
@@ -139,9 +166,9 @@ def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
 
 
 def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
-    """The policy as metadata.json has it; activation and clip_actions come from agent.yaml beside it."""
-    names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions")
-    return {"path": str(path), **{name: getattr(policy, name) for name in names}}
+    """The policy as metadata.json has it."""
+    places = {"path": str(path), **{name: getattr(policy, name) for name in ("activation_from", "clip_actions_from")}}
+    return places | {name: getattr(policy, name) for name in POLICY_COLUMNS}
 
 
 def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
@@ -174,11 +201,12 @@ def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, 
             parser.error(f"--resume: --{key} is {getattr(args, key)}, the dataset was collected with {recorded[key]}")
     if args.num_episodes < recorded["num_episodes"]:
         parser.error(f"--resume: --num_episodes {args.num_episodes} is below the dataset's {recorded['num_episodes']}")
-    for key, value in checkpoint_row(args.checkpoint, args.policy).items():
-        if key != "path" and value != metadata["checkpoint"][key]:
+    for key in POLICY_COLUMNS:
+        value, recorded_value = getattr(args.policy, key), metadata["checkpoint"][key]
+        if value != recorded_value:
             parser.error(
                 f"--resume: --checkpoint {args.checkpoint} is not the dataset's: its {key} is {value}, "
-                f"recorded is {metadata['checkpoint'][key]}; give that one"
+                f"recorded is {recorded_value}; give that one"
             )
     if jsonable(camera_rows(args.cameras)) != metadata["cameras"]:
         parser.error("--resume: this version places the cameras differently; resume with the version that collected")

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # an open HDF5 an env
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
-    print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
+    print(f"checkpoint  {args.checkpoint} ({policy_line(args.policy)})", flush=True)
     if args.self_check:
         return check_machine(args)
     with load(args.simulator)(simulator_cfg(args)) as env:
@@ -97,6 +97,15 @@ def run(args: argparse.Namespace) -> int:
             collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
     return 128 + stop.number if stop.number else 0
+
+
+def policy_line(policy: CheckpointPolicy) -> str:
+    """What the policy is, and where the settings that its checkpoint does not hold come from."""
+    clip = "none" if policy.clip_actions is None else policy.clip_actions
+    return (
+        f"{policy.layout}, iteration {policy.iteration}; activation {policy.activation} ({policy.activation_from}), "
+        f"clip_actions {clip} ({policy.clip_actions_from})"
+    )
 
 
 def check_machine(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def test_policy_tells_where_it_comes_from(name: str) -> None:
     assert policy.iteration == 1
     assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (policy.activation, policy.clip_actions, policy.agent_yaml) == ("elu", None, None)
+    assert policy.activation_from == policy.clip_actions_from == "assumed: no params/agent.yaml beside it"
 
 
 def test_actions_carry_no_gradient_and_may_be_changed_in_place() -> None:
@@ -149,7 +151,10 @@ def test_actions_are_clipped_as_isaac_lab_clips_them(tmp_path: Path, written: st
     ("text", "found"),
     [
         ("actor:\n  activation: snake\n", "actor.activation is snake, expected one of elu, selu, relu"),
-        ("policy:\n  activation: elu\n", "actor.activation is None"),
+        ("critic:\n  activation: elu\n", "actor.activation is None"),
+        ("actor:\n  activation: ELU(alpha=0.5)\n", "actor.activation is ELU(alpha=0.5)"),
+        ("actor: {activation: elu, distribution_cfg: {class_name: BetaDistribution}}", "distribution is BetaDistrib"),
+        ("actor: {activation: elu}\nwhen: 2025-99-99\n", "not YAML"),
         ("", "actor.activation is None"),
         ("actor: [\n", "not YAML"),
         ("actor: {activation: elu}\nclip_actions: 1e2\n", "clip_actions is '1e2', expected a positive number or null"),
@@ -186,6 +191,9 @@ def test_missing_file_and_directory_are_refused(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"once upon a time", "not a torch file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "is a web page"),
+        (b"\x08\x0a\x12\x07pytorch", "is an ONNX model"),
         (pickle.dumps({"model_state_dict": {}, "iter": 1}), "not a torch file"),
     ],
 )
@@ -193,6 +201,28 @@ def test_file_that_torch_did_not_write_is_refused(tmp_path: Path, content: bytes
     path = tmp_path / "model_1.pt"
     path.write_bytes(content)
     assert found in refusal(path)
+
+
+def test_zip_file_of_another_trainer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "best_model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("data", "policy.pth", "pytorch_variables.pth"):
+            archive.writestr(name, "{}")
+    assert "is Stable-Baselines3's zip file of data, policy.pth" in refusal(path)
+
+
+def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "model_1.pt")
+    assert "is not a regular file" in refusal(tmp_path / "model_1.pt")
+    assert "is not a regular file" in refusal(Path("/dev/null"))
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_agent_yaml_that_cannot_be_read_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "")
+    (tmp_path / "params" / "agent.yaml").unlink()
+    make(tmp_path / "params" / "agent.yaml")
+    assert refusal(path).startswith(f"{tmp_path / 'params' / 'agent.yaml'}: ")
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.999])
@@ -266,16 +296,87 @@ def test_distilled_student_is_refused(tmp_path: Path) -> None:
     assert "student.0.weight" in refusal(path)
 
 
-def test_state_dependent_std_is_refused_naming_its_rows(tmp_path: Path) -> None:
-    def double(checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["actor_state_dict"]
-        del state["distribution.std_param"]
-        for key in ("mlp.4.weight", "mlp.4.bias"):
-            state[key] = torch.cat([state[key], torch.zeros_like(state[key])])
+def give_state_dependent_std(checkpoint: dict[str, Any]) -> None:
+    """As RSL-RL's HeteroscedasticGaussianDistribution: A rows for the mean, A for the std."""
+    state = checkpoint["actor_state_dict"]
+    del state["distribution.std_param"]
+    for key in ("mlp.4.weight", "mlp.4.bias"):
+        state[key] = torch.cat([state[key], torch.full_like(state[key], 7.0)])
 
-    message = refusal(save_altered(tmp_path, double))
-    assert "16 rows in the last layer" in message
-    assert "std depends on the state" in message
+
+@pytest.mark.parametrize("num_actions", [8, None])
+def test_first_rows_of_a_state_dependent_std_are_the_mean(tmp_path: Path, num_actions: int | None) -> None:
+    recorded = np.load(CHECKPOINTS / "rsl_rl_5.5.1_plain.npz")
+    policy = load_policy(save_altered(tmp_path, give_state_dependent_std), 31, num_actions)
+    assert policy.layout == "rsl-rl 4.x or 5.x, state-dependent std, assumed Gaussian"
+    actions = policy(torch.from_numpy(recorded["obs"])).numpy()
+    np.testing.assert_allclose(actions, recorded["actions"], rtol=0.0, atol=1e-6)
+
+
+def test_odd_rows_without_std_are_refused(tmp_path: Path) -> None:
+    def alter(checkpoint: dict[str, Any]) -> None:
+        give_state_dependent_std(checkpoint)
+        state = checkpoint["actor_state_dict"]
+        state |= {key: state[key][:15] for key in ("mlp.4.weight", "mlp.4.bias")}
+
+    assert "15 rows in the last layer" in refusal(save_altered(tmp_path, alter))
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
+def test_names_of_compiled_and_distributed_modules_are_understood(tmp_path: Path, prefix: str) -> None:
+    def wrap(checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["actor_state_dict"]
+        checkpoint["actor_state_dict"] = {prefix + key.replace("mlp.", f"mlp.{prefix}"): state[key] for key in state}
+
+    recorded = np.load(CHECKPOINTS / "rsl_rl_5.5.1_normalized.npz")
+    policy = load_policy(save_altered(tmp_path, wrap, "rsl_rl_5.5.1_normalized"), 31, 8)
+    actions = policy(torch.from_numpy(recorded["obs"])).numpy()
+    np.testing.assert_allclose(actions, recorded["actions"], rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("written", "iteration"),
+    [(7, 7), (7.0, 7), (np.int64(7), 7), (np.float64(7), 7), (torch.tensor(7), 7), (None, None), (float("nan"), None)],
+)
+def test_plain_numbers_of_any_library_load(tmp_path: Path, written: Any, iteration: int | None) -> None:
+    infos = {"return": np.float32(1.5), "done": np.bool_(True), "steps": written}
+    path = save_altered(tmp_path, lambda checkpoint: checkpoint.update(iter=written, infos=infos))
+    assert load_policy(path, 31, 8).iteration == iteration
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("silu", "swish"), ("leaky_relu", "lrelu"), ("LeakyReLU", "lrelu"), ("celu", "crelu"), ("ELU", "elu"),
+        ("torch.nn.ReLU", "relu"), ("nn.Tanh()", "tanh"), ("torch.nn.modules.activation:Mish", "mish"),
+        ("!!python/name:torch.nn.modules.activation.SELU ''", "selu"),
+    ],
+)  # fmt: skip
+def test_activation_may_have_torchs_name(tmp_path: Path, written: str, name: str) -> None:
+    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", f"actor:\n  activation: {written}\n")
+    assert load_policy(path, 31, 8).activation == name
+
+
+@pytest.mark.parametrize(("release", "section"), [("3.1.2", "actor"), ("5.5.1", "policy")])
+def test_agent_yaml_may_have_the_other_releases_layout(tmp_path: Path, release: str, section: str) -> None:
+    other = "policy" if section == "actor" else "actor"
+    path = copy_run(tmp_path, f"rsl_rl_{release}_plain", f"{section}:\n  activation: relu\n{other}: null\n")
+    assert load_policy(path, 31, 8).activation == "relu"
+
+
+def test_what_the_caller_names_comes_before_agent_yaml(tmp_path: Path) -> None:
+    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "clip_actions: 0.1\nactor: {activation: snake}\n")
+    policy = load_policy(path, 31, 8, activation="ReLU", clip_actions="none")
+    assert (policy.activation, policy.activation_from) == ("relu", "--activation")
+    assert (policy.clip_actions, policy.clip_actions_from) == (None, "--clip_actions")
+    assert load_policy(path, 31, 8, activation="relu").clip_actions_from == str(tmp_path / "params" / "agent.yaml")
+
+
+def test_link_to_a_checkpoint_has_its_runs_settings(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = copy_run(tmp_path / "run", "rsl_rl_5.5.1_plain", "actor: {activation: relu}\n")
+    (tmp_path / "best.pt").symlink_to(path)
+    assert load_policy(tmp_path / "best.pt", 31, 8).activation == "relu"
 
 
 @pytest.mark.parametrize(

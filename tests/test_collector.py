@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shlex
 import signal
@@ -91,6 +92,9 @@ def bad_checkpoints(tmp_path: Path) -> dict[str, Path]:
         ("--checkpoint {malicious}", ["--checkpoint", "malicious.pt", "refused"]),
         ("--checkpoint {wrong_size}", ["--checkpoint", "wrong_size.pt", "30", "31"]),
         (f"--checkpoint {FIXTURES / 'rsl_rl_5.5.1_recurrent.pt'}", ["--checkpoint", "recurrent"]),
+        ("--activation snake", ["--activation", "'snake'", "available: elu"]),
+        ("--clip_actions 0", ["--clip_actions", "positive number or none", "'0'"]),
+        ("--clip_actions soft", ["--clip_actions", "'soft'"]),
         ("--data_root /proc/nowhere", ["--data_root", "/proc"]),
         ("--data_root {foreign}/data", ["--data_root", "not a folder"]),
         ("--num_episodes 1000000000", ["--data_root", "GB free"]),
@@ -121,6 +125,16 @@ def test_dataset_is_named_by_task_origin_robot_and_time(tmp_path, capsys):
     command = output.splitlines()[-1].removeprefix("next")
     info = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
     assert "2 episodes" in info.stdout
+
+
+def test_activation_and_clipping_are_said_and_recorded_with_their_origin(tmp_path, capsys):
+    flags = f"--checkpoint {FIXTURES / 'rsl_rl_5.5.1_plain.pt'} --activation silu"
+    dataset = collect_dataset(tmp_path, *FAST.split(), *flags.split())
+    assumed = "assumed: no params/agent.yaml beside it"
+    assert f"activation swish (--activation), clip_actions none ({assumed})" in capsys.readouterr().out.splitlines()[1]
+    row = json.loads((dataset / "metadata.json").read_text())["checkpoint"]
+    assert (row["activation"], row["activation_from"]) == ("swish", "--activation")
+    assert (row["clip_actions"], row["clip_actions_from"]) == (None, assumed)
 
 
 def test_three_cameras_are_stored_in_the_order_that_the_names_say(tmp_path):

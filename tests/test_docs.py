@@ -100,7 +100,7 @@ def parsing_only(monkeypatch, tmp_path):
         raise Parsed
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
-    monkeypatch.setattr(collect_flags, "load_policy", lambda *_: None)
+    monkeypatch.setattr(collect_flags, "load_policy", lambda *_, **__: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

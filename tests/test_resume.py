@@ -140,6 +140,8 @@ def test_more_episodes_may_be_asked_for(tmp_path, reference):
         ("--enable_top_camera", ["--enable_top_camera"]),
         ("--num_episodes 2", ["--num_episodes", "2", "3"]),
         (f"--checkpoint {PROJECT / 'tests/checkpoints/rsl_rl_5.5.1_plain.pt'}", ["--checkpoint", "sha256"]),
+        ("--activation relu", ["--checkpoint", "activation is relu, recorded is elu"]),
+        ("--clip_actions 1", ["--checkpoint", "clip_actions is 1.0, recorded is None"]),
         ("--task Isaac-Open-Drawer-Franka-Play-v0", ["--task", "Play"]),
         ("--compress none", ["--compress"]),
     ],
