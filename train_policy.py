@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import csv
 import io
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from collect_flags import check_seed_and_device
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
+from simulators.cache import writable_cache
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
 """Isaac Lab trains with its own train.py; any of its checkpoints works here."""
@@ -160,6 +162,7 @@ def progress_line(progress: Progress, max_iterations: int) -> str:
 
 def write_history(history: list[Progress], log_dir: Path) -> None:
     """progress.csv and learning_curve.png."""
+    os.environ.setdefault("MPLCONFIGDIR", str(writable_cache() / "matplotlib"))  # read at the import
     import matplotlib
 
     matplotlib.use("Agg")
