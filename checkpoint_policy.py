@@ -12,35 +12,70 @@ What `OnPolicyRunner.save` of each release writes, beside `iter`, `infos` and th
     4.x     actor_state_dict   mlp.*     std or log_std                 obs_normalizer.*
     5.x     actor_state_dict   mlp.*     distribution.[log_]std_param   obs_normalizer.*
 
-The activation function is not in the checkpoint, nor are the `clip_actions` that Isaac Lab's RslRlVecEnvWrapper applies
-to the policy's output: checkpoint_settings.py finds both.
+The activation function is not in the checkpoint. Isaac Lab writes it to `params/agent.yaml` in the run's folder, beside
+the `clip_actions` that its RslRlVecEnvWrapper applies to the policy's output. Both are read from there if they are not
+given; `CheckpointPolicy.settings` says in words what is used and where it comes from.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import math
+import pickle
+import re
+import zipfile
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from checkpoint_file import CheckpointError, read_file, unpickle
-from checkpoint_settings import ACTIVATIONS, Settings, choose_settings
-
-_LAYOUTS = {
-    "model_state_dict": ("actor.", "actor_obs_normalizer.", "policy"),
-    "actor_state_dict": ("mlp.", "obs_normalizer.", "actor"),
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "relu": nn.ReLU,
+    "crelu": nn.CELU,
+    "lrelu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+    "swish": nn.SiLU,
+    "mish": nn.Mish,
+    "identity": nn.Identity,
 }
-"""For each state dict: the prefix of the layers, the prefix of the normalizer, the section in agent.yaml."""
+"""By RSL-RL's own names (its `resolve_nn_activation`)."""
+_OTHER_NAMES = {"celu": "crelu", "leakyrelu": "lrelu", "silu": "swish"}
+"""torch's, where they are not RSL-RL's but for capitals."""
+_LAYOUTS = {
+    "model_state_dict": ("actor.", "actor_obs_normalizer."),
+    "actor_state_dict": ("mlp.", "obs_normalizer."),
+}
+"""For each state dict: the prefix of the layers, the prefix of the normalizer."""
+_YAML_SECTIONS = ("actor", "policy")
+"""Where agent.yaml has the actor, in the words of RSL-RL 4 and 5, and of 2 and 3. Isaac Lab translates old ones."""
+_WRAPPERS = re.compile(r"(^|\.)(?:(?:_orig_mod|module)\.)+")
+"""What torch.compile and DistributedDataParallel put into the names of a module's tensors."""
 _NOISE_KEYS = ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
-_WRAPPERS = ("_orig_mod", "module")
-"""What torch.compile and DistributedDataParallel put into the names of parameters."""
+
+
+_scalar = np.float64(0).__reduce__()[0]
+_NUMPY_NUMBERS: list[Any] = [
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # in numpy 1 and in numpy 2
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+]
+"""What a number of numpy is pickled as; training scripts put some into `infos`."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used. The message is one line: the file, what was found, what to do."""
 
 
 class CheckpointPolicy(nn.Module):
@@ -51,12 +86,10 @@ class CheckpointPolicy(nn.Module):
         num_actions: A, the length of an action.
         normalized: Whether observations are normalized, with the checkpoint's statistics.
         activation: A key of `ACTIVATIONS`.
-        activation_from: Where it comes from: the path of the run's agent.yaml, the flag, or that it is assumed.
         clip_actions: Actions are clipped to plus or minus this; None: they are not.
-        clip_actions_from: Likewise.
-        agent_yaml: The run's configuration; None: there is none beside the checkpoint.
+        settings: Activation and clipping, and where each comes from, in words.
         layout: The releases that write such a checkpoint, e.g. "rsl-rl 5.x".
-        iteration: The training iteration that wrote it; None: it does not say.
+        iteration: The training iteration that wrote it.
         sha256: Hex digest of the file.
     """
 
@@ -69,16 +102,18 @@ class CheckpointPolicy(nn.Module):
         layers: dict[str, Tensor],
         statistics: dict[str, Tensor],
         *,
-        settings: Settings,
+        activation: str,
+        clip_actions: float | None,
+        settings: str,
         layout: str,
-        iteration: int | None,
+        iteration: int,
         sha256: str,
     ) -> None:
         super().__init__()
         modules: list[nn.Module] = []
         for num_inputs, num_outputs in pairwise(widths):
             # skip_init draws no random numbers, so loading a policy leaves the seed of a run alone
-            modules += [skip_init(nn.Linear, num_inputs, num_outputs), ACTIVATIONS[settings.activation]()]
+            modules += [skip_init(nn.Linear, num_inputs, num_outputs), ACTIVATIONS[activation]()]
         self.network = nn.Sequential(*modules[:-1]).requires_grad_(False)
         self.network.load_state_dict(layers)
         self.num_obs, self.num_actions = widths[0], widths[-1]
@@ -86,9 +121,7 @@ class CheckpointPolicy(nn.Module):
         if self.normalized:
             self.register_buffer("obs_mean", statistics["_mean"].float())
             self.register_buffer("obs_std", statistics["_std"].float())
-        self.activation, self.activation_from = settings.activation, settings.activation_from
-        self.clip_actions, self.clip_actions_from = settings.clip_actions, settings.clip_actions_from
-        self.agent_yaml = settings.agent_yaml
+        self.activation, self.clip_actions, self.settings = activation, clip_actions, settings
         self.layout, self.iteration, self.sha256 = layout, iteration, sha256
 
     def forward(self, obs: Tensor) -> Tensor:
@@ -104,58 +137,101 @@ def load_policy(
     num_obs: int | None,
     num_actions: int | None,
     device: str | torch.device = "cpu",
-    *,
     activation: str | None = None,
-    clip_actions: float | Literal["none"] | None = None,
+    clip_actions: float | None = None,
 ) -> CheckpointPolicy:
     """Load the actor of a checkpoint. Only tensors and plain values are unpickled: a hostile file runs no code.
 
-    What is not given is read from `params/agent.yaml` beside the checkpoint. Without it (a published checkpoint is a
-    lone file) the activation is elu, Isaac Lab's for Isaac-Open-Drawer-Franka-v0, and actions are not clipped.
+    Without `params/agent.yaml` beside the checkpoint (a published checkpoint is a lone file) the activation is elu,
+    Isaac Lab's for Isaac-Open-Drawer-Franka-v0, and actions are not clipped.
 
     Args:
         path: A `model_*.pt` as `OnPolicyRunner.save` of rsl-rl 2.x to 5.x writes it.
         num_obs: Expected length of an observation; None: not checked.
         num_actions: Expected length of an action; None: not checked.
         device: Where the policy runs, whichever device it was trained on.
-        activation: The activation function, by RSL-RL's name or torch's.
-        clip_actions: Clip actions to plus or minus this; "none": do not clip.
+        activation: A key of `ACTIVATIONS`; None: agent.yaml's.
+        clip_actions: Actions are clipped to plus or minus this, with infinity they are not; None: agent.yaml's.
 
     Raises:
         CheckpointError: The file is not such a checkpoint, or not one for these lengths.
     """
     path = Path(path)
-    data = read_file(path)
-    checkpoint = unpickle(path, data)
+    data = _read(path)
+    checkpoint = _unpickle(path, data)
     actor = _find_actor(path, checkpoint)
+    run = _read_agent_yaml(path.parent / "params" / "agent.yaml")
+    if not actor.has_std:
+        actor = _mean_rows(path, actor, run.distribution)
     widths = _check_tensors(path, actor)
-    settings = choose_settings(path, actor.yaml_section, activation, clip_actions)
-    if not actor.has_std and widths[-1] != num_actions:
-        actor, widths = _keep_mean(path, actor, widths)
-        if settings.agent_yaml is None:  # a Beta policy has the same layers
-            actor = replace(actor, layout=f"{actor.layout}, assumed Gaussian")
     for name, length, expected in (("observations", widths[0], num_obs), ("actions", widths[-1], num_actions)):
         if expected is not None and length != expected:
             raise CheckpointError(f"{path}: has {length} {name}, expected {expected}; give one trained on this task")
-
+    clip = run.clip_actions if clip_actions is None else clip_actions if math.isfinite(clip_actions) else None
+    sources = ("--activation" if activation else run.source, run.source if clip_actions is None else "--clip_actions")
     policy = CheckpointPolicy(
         widths,
         actor.layers,
         actor.statistics,
-        settings=settings,
+        activation=activation or run.activation,
+        clip_actions=clip,
+        settings=_in_words(activation or run.activation, clip, sources),
         layout=actor.layout,
-        iteration=_iteration(checkpoint["iter"]),
+        iteration=int(checkpoint["iter"]),
         sha256=hashlib.sha256(data).hexdigest(),
     )
     return policy.eval().to(device)
 
 
-def _iteration(value: Any) -> int | None:
-    """`iter` as a trainer may have counted it: in numbers of Python, NumPy or torch."""
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    is_number = isinstance(value, (int, float, np.number)) and math.isfinite(value)
-    return int(value) if is_number else None
+def _in_words(activation: str, clip: float | None, sources: tuple[str, str]) -> str:
+    clipping = "actions not clipped" if clip is None else f"actions clipped to ±{clip:g}"
+    if sources[0] == sources[1]:
+        return f"{activation}, {clipping}: {sources[0]}"
+    return f"{activation}: {sources[0]}; {clipping}: {sources[1]}"
+
+
+def _read(path: Path) -> bytes:
+    """The file's content, if it can be a checkpoint at all."""
+    if not path.is_file():
+        found = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
+        raise CheckpointError(f"{path}: {found}; give a file such as logs/rsl_rl/<experiment>/<run>/model_399.pt")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}; change its permissions or copy it") from error
+    if not data:
+        raise CheckpointError(f"{path}: is empty; give a checkpoint that was written to its end")
+    if data.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path}: is a Git LFS pointer, not the file itself; run git lfs pull in its repository")
+    if data.lstrip()[:1] == b"<":
+        raise CheckpointError(f"{path}: is an HTML page, not the file; download it anew, from the link to the raw file")
+    if b"/constants.pkl" in data:  # only torch.jit.save writes this member
+        raise CheckpointError(f"{path}: is a TorchScript export; give the model_*.pt of the run, not its policy.pt")
+    if data[:1] == b"\x08" and b"onnx" in path.suffix.encode() + data[:4096].lower() + data[-4096:].lower():
+        raise CheckpointError(f"{path}: is an ONNX export; give the model_*.pt of the run")
+    return data
+
+
+def _unpickle(path: Path, data: bytes) -> Any:
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+        if damaged := archive.testzip():
+            # torch.load compares no checksums: it would take flipped weights
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        if not any(name.endswith("data.pkl") for name in archive.namelist()):
+            members = ", ".join(archive.namelist()[:4])
+            raise CheckpointError(f"{path}: is another program's zip ({members}); give the model_*.pt of an RSL-RL run")
+        with torch.serialization.safe_globals(_NUMPY_NUMBERS):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"the Python object {found[1]}" if found else "Python objects"
+        raise CheckpointError(f"{path}: holds {what}, which may run code: refused; give tensors only") from error
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]  # any of these, as fuzzed: torch's unpickler does not wrap them
+        raise CheckpointError(f"{path}: not a torch file, or cut short or damaged: {reason}; copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -166,22 +242,9 @@ class _Actor:
     """ "0.weight", "0.bias", "2.weight", ...: the state dict of linear layers with activations between them."""
     statistics: dict[str, Tensor]
     """ "_mean" and "_std" of the observations, (1, O) each; empty: they are not normalized."""
-    has_std: bool
-    """False: its std depends on the state, and is the second half of the last layer's rows."""
     layout: str
-    yaml_section: str
-
-
-def _keep_mean(path: Path, actor: _Actor, widths: list[int]) -> tuple[_Actor, list[int]]:
-    """The actor without the half of its last layer that makes the std: RSL-RL has the mean in the first rows."""
-    num_actions, remainder = divmod(widths[-1], 2)
-    if remainder:
-        found = f"no action std and {widths[-1]} rows in the last layer, which cannot be a mean and a std"
-        raise CheckpointError(f"{path}: {found}; give an unaltered checkpoint")
-    last = 2 * (len(widths) - 2)
-    layers = actor.layers | {key: actor.layers[key][:num_actions] for key in (f"{last}.weight", f"{last}.bias")}
-    layout = f"{actor.layout}, state-dependent std"
-    return replace(actor, layers=layers, layout=layout), [*widths[:-1], num_actions]
+    has_std: bool
+    """False: the last layer has twice as many rows, the mean's and the standard deviation's."""
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -196,19 +259,14 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict under the names that it has without torch.compile and DistributedDataParallel."""
-    return {".".join(part for part in key.split(".") if part not in _WRAPPERS): state[key] for key in state}
-
-
 def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     keys = list(checkpoint) if isinstance(checkpoint, dict) else []
     section = next((key for key in _LAYOUTS if key in keys), None)
-    if section is None or "iter" not in keys or not _is_state_dict(checkpoint[section]):
+    if section is None or not _is_number(checkpoint.get("iter")) or not _is_state_dict(checkpoint[section]):
         found = f"a {type(checkpoint).__name__} with the keys {keys[:8]}"
         expected = "iter and model_state_dict (rsl-rl 2, 3) or actor_state_dict (rsl-rl 4, 5)"
         raise CheckpointError(f"{path}: holds {found}, expected {expected}; give the model_*.pt of an RSL-RL run")
-    state, (network, normalizer, yaml_section) = _unwrapped(checkpoint[section]), _LAYOUTS[section]
+    state, (network, normalizer) = _unwrapped(checkpoint[section]), _LAYOUTS[section]
     layers = {key.removeprefix(network): value for key, value in state.items() if key.startswith(network)}
     statistics = {key.removeprefix(normalizer): value for key, value in state.items() if key.startswith(normalizer)}
 
@@ -219,23 +277,35 @@ def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     if unknown or not layers:
         found = ", ".join((unknown or list(state))[:8])
         raise CheckpointError(f"{path}: {section} holds {found}; give a plain MLP actor ({network}0.weight, ...)")
-
-    if section == "model_state_dict" and _is_state_dict(checkpoint.get("obs_norm_state_dict")):
-        statistics = _unwrapped(checkpoint["obs_norm_state_dict"])
-    statistics = {key: value for key, value in statistics.items() if key in ("_mean", "_std")}
-    has_std = any(key in state for key in _NOISE_KEYS)
-    return _Actor(layers, statistics, has_std, _layout(section, checkpoint, state), yaml_section)
-
-
-def _layout(section: str, checkpoint: dict[str, Any], state: dict[str, Tensor]) -> str:
-    """The releases that write such a checkpoint, as far as it tells them apart."""
     if section == "actor_state_dict":
-        if "std" in state or "log_std" in state:
-            return "rsl-rl 4.x"
-        return "rsl-rl 5.x" if any(key in state for key in _NOISE_KEYS) else "rsl-rl 4.x or 5.x"
-    if _is_state_dict(checkpoint.get("obs_norm_state_dict")):
-        return "rsl-rl 2.x"
-    return "rsl-rl 3.x" if any("obs_normalizer." in key for key in state) else "rsl-rl 2.x or 3.x"
+        layout = "rsl-rl 4.x" if "std" in state or "log_std" in state else "rsl-rl 5.x"
+    elif "obs_norm_state_dict" in keys and _is_state_dict(checkpoint["obs_norm_state_dict"]):
+        layout, statistics = "rsl-rl 2.x", _unwrapped(checkpoint["obs_norm_state_dict"])
+    else:
+        layout = "rsl-rl 3.x" if any("obs_normalizer." in key for key in state) else "rsl-rl 2.x or 3.x"
+    statistics = {key: value for key, value in statistics.items() if key in ("_mean", "_std")}
+    return _Actor(layers, statistics, layout, has_std=any(key in state for key in _NOISE_KEYS))
+
+
+def _mean_rows(path: Path, actor: _Actor, distribution: str) -> _Actor:
+    """The actor without the rows of its last layer that give the standard deviation: RSL-RL puts them behind."""
+    if "Beta" in distribution:
+        raise CheckpointError(f"{path}: is a Beta policy, says its agent.yaml; give one with Gaussian actions")
+    last = max(int(name.split(".")[0]) for name in actor.layers)
+    rows = len(actor.layers[f"{last}.bias"]) if f"{last}.bias" in actor.layers else 1
+    if rows % 2:
+        raise CheckpointError(f"{path}: no action std and {rows} rows in the last layer; give an unaltered checkpoint")
+    halves = {name: value[: rows // 2] for name, value in actor.layers.items() if name.startswith(f"{last}.")}
+    return replace(actor, layers=actor.layers | halves)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without what wrappers of the module have put into its names."""
+    return {_WRAPPERS.sub(r"\1", name): value for name, value in state.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def _check_tensors(path: Path, actor: _Actor) -> list[int]:
@@ -256,3 +326,52 @@ def _check_tensors(path: Path, actor: _Actor) -> list[int]:
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {key} of the actor holds NaN or infinity; give an earlier checkpoint")
     return widths
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads a tag that is not plain YAML, such as the !!python/tuple that Isaac Lab writes, as None."""
+
+
+_PlainLoader.add_constructor(None, lambda loader, node: None)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a run's agent.yaml says of the actor."""
+
+    activation: str
+    clip_actions: float | None
+    """None: Isaac Lab clips nothing where it is null or absent."""
+    distribution: str
+    """The class that draws actions, where it is named."""
+    source: str
+
+
+def _read_agent_yaml(agent_yaml: Path) -> _Run:
+    if not agent_yaml.exists():
+        return _Run("elu", None, "", "assumed, there is no params/agent.yaml beside it")
+    try:
+        cfg = yaml.load(agent_yaml.read_bytes(), Loader=_PlainLoader)
+    except OSError as error:
+        raise CheckpointError(f"{agent_yaml}: cannot be read: {error.strerror}; repair or move it") from error
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{agent_yaml}: not YAML ({' '.join(str(error).split())}); repair it") from error
+    sections = [cfg[name] for name in _YAML_SECTIONS if isinstance(cfg, dict) and isinstance(cfg.get(name), dict)]
+    network: dict[str, Any] = next((section for section in sections if "activation" in section), {})
+    written = network.get("activation")
+    activation = known_activation(written) if isinstance(written, str) else None
+    if activation is None:
+        expected = f"expected one of {', '.join(ACTIVATIONS)}"
+        raise CheckpointError(f"{agent_yaml}: the actor's activation is {written}, {expected}; name the trained one")
+    clip = cfg.get("clip_actions")
+    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
+        raise CheckpointError(f"{agent_yaml}: clip_actions is {clip!r}, expected a positive number or null; correct it")
+    distribution = network.get("distribution_cfg") or {}
+    return _Run(activation, clip, str(distribution.get("class_name", "")), str(agent_yaml))
+
+
+def known_activation(name: str) -> str | None:
+    """The key of `ACTIVATIONS` that a name such as "silu", "leaky_relu" or "torch.nn.ELU" stands for; None: none."""
+    short = name.rpartition(".")[2].lower().replace("_", "").removesuffix("()")
+    key = _OTHER_NAMES.get(short, short)
+    return key if key in ACTIVATIONS else None

@@ -6,41 +6,43 @@ import argparse
 import json
 import math
 import os
+import platform
 import re
 import resource
 import shutil
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import av
+import h5py
+import numpy as np
 import torch
 
-from checkpoint_file import CheckpointError
-from checkpoint_policy import CheckpointPolicy, load_policy
-from checkpoint_settings import ACTIVATIONS, activation_name
-from simulators import SIMULATORS, TASKS, CameraCfg, resolve
-from vpl_episode import read_json
+from checkpoint_policy import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
+from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, resolve
+from vpl_episode import read_metadata
+from vpl_runs import project_versions
 
 SHIPPED_CHECKPOINT = Path(__file__).parent / "checkpoints" / "open_drawer_franka" / "model.pt"
 OVERVIEW_FOV_DEG, WRIST_FOV_DEG, TOP_FOV_DEG = 40.0, 40.0, 45.0  # vertical; chosen by looking
 TOP_CAM_EYE, TOP_CAM_TARGET = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0)
 MAY_DIFFER = {
-    "num_episodes", "checkpoint", "activation", "clip_actions", "data_root", "headless", "writer", "writer_workers",
-    "resume", "enable_cameras", "kit_args", "self_check",
+    "num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume", "enable_cameras",
+    "kit_args", "self_check", "activation", "clip_actions",
 }  # fmt: skip
-"""Flags that change nothing in an episode that is yet to be collected (what the policy is made of is compared)."""
+"""Flags that change nothing in an episode that is yet to be collected (the policy that comes of them is compared)."""
 WARP_FLAGS = ("samples_per_pixel", "shadows")
 """What only MuJoCo Warp draws."""
-POLICY_COLUMNS = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions")
-"""What decides about a policy's actions; --resume compares it."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
 
 def parse_args(argv: list[str] | None, description: str | None = None) -> argparse.Namespace:
-    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason` and `given` (the flags as JSON types)."""
+    """Parse and refuse; adds `policy`, `cameras`, `simulator_reason`, `given` (the flags as JSON types) and `recorded`
+    (metadata.json of what is resumed, or {}).
+    """
     # usage suppressed: bad input gets one line
     parser = argparse.ArgumentParser(
         description=description, formatter_class=_Help, allow_abbrev=False, usage=argparse.SUPPRESS
@@ -58,8 +60,11 @@ def parse_args(argv: list[str] | None, description: str | None = None) -> argpar
         _check_place(parser, args)
         args.cameras = cameras(args)
         # Isaac Lab's other tasks say what they need when they are there
-        needs = (TASKS[args.task].num_obs, TASKS[args.task].num_actions) if args.task in TASKS else (None, None)
-        args.policy = load_policy(args.checkpoint, *needs, activation=args.activation, clip_actions=args.clip_actions)
+        task = TASKS.get(args.task)
+        num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
+        clip = math.inf if args.clip_actions == "none" else args.clip_actions
+        args.policy = load_policy(args.checkpoint, num_obs, num_actions, activation=args.activation, clip_actions=clip)
+        args.recorded = jsonable(resumed)
         if resumed:
             _check_agreement(parser, args, resumed)
     except CheckpointError as error:
@@ -78,10 +83,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--steps", type=int, default=60, help="most control steps of an episode (60 a second)")
     add("--env_spacing", type=float, default=2.5, help="m between envs that share a world (MuJoCo: each has its own)")
     add("--checkpoint", type=Path, default=SHIPPED_CHECKPOINT, help="RSL-RL model_*.pt")
-    add("--activation", type=_activation, default=None, metavar="NAME",
-        help="the policy's activation; default: as params/agent.yaml beside the checkpoint says, else elu")  # fmt: skip
-    add("--clip_actions", type=_clip_limit, default=None, metavar="LIMIT",
-        help="clip actions to plus or minus this, or none; default: as params/agent.yaml says, else none")  # fmt: skip
+    add("--activation", default=None, help="the actor's activation, such as elu; default: that of params/agent.yaml")
+    add("--clip_actions", type=_clip, default=None, metavar="LIMIT",
+        help="clip actions to plus or minus this, none: not at all; default: as params/agent.yaml says")  # fmt: skip
     add_camera_flags(parser)
     add("--fps", type=float, default=None, help="playback rate of the videos; default: real time")
     add("--video_interval", type=int, default=1, help="keep every k-th step's images and row")
@@ -94,7 +98,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     add("--headless", action="store_true", help="no window (MuJoCo never opens one)")
     add("--compress", choices=("gzip", "none"), default="gzip", help="how color is stored in HDF5; both are lossless")
     add("--writer", choices=("auto", "threads", "processes"), default="auto", help="auto: processes from the third on")
-    add("--writer_workers", type=int, default=None, help="writers side by side; default: one a core, at most 16")
+    add(
+        "--writer_workers",
+        type=int,
+        default=None,
+        help="writers side by side; default: one per usable core, at most 16",
+    )
     add("--resume", type=Path, default=None, metavar="DATASET",
         help="complete this dataset with its recorded flags; only --num_episodes may be raised")  # fmt: skip
     add("--self_check", action="store_true", help="check this machine, the simulator and the checkpoint; no dataset")
@@ -107,23 +116,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     kit.add_argument("--enable_cameras", action="store_true", help="accepted; cameras are always on")
 
 
-def _activation(text: str) -> str:
-    name = activation_name(text)
-    if name is None:
-        raise argparse.ArgumentTypeError(f"'{text}' is unknown; available: {', '.join(ACTIVATIONS)}")
-    return name
-
-
-def _clip_limit(text: str) -> float | str:
-    if text == "none":
-        return text
-    try:
-        limit = float(text)
-    except ValueError:
-        limit = math.nan
-    if not 0 < limit < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number or none, got '{text}'")
-    return limit
+def _clip(text: str) -> float | str:
+    """A limit of actions, or "none"."""
+    limit = math.inf if text == "none" else float(text)
+    if not limit > 0 or (math.isinf(limit) and text != "none"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, or none, got '{text}'")
+    return text if text == "none" else limit
 
 
 def add_camera_flags(parser: argparse.ArgumentParser) -> None:
@@ -160,15 +158,26 @@ def cameras(args: argparse.Namespace) -> tuple[CameraCfg, ...]:
         chosen.append(
             CameraCfg("top", TOP_CAM_EYE, TOP_CAM_TARGET, up=(1.0, 0.0, 0.0), vertical_fov_deg=TOP_FOV_DEG, **size)
         )
-    for camera in chosen:
-        camera.pose  # noqa: B018  its checks
     return tuple(chosen)
 
 
 def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
     """The policy as metadata.json has it."""
-    places = {"path": str(path), **{name: getattr(policy, name) for name in ("activation_from", "clip_actions_from")}}
-    return places | {name: getattr(policy, name) for name in POLICY_COLUMNS}
+    names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions", "settings")
+    return {"path": str(path), **{name: getattr(policy, name) for name in names}}
+
+
+def versions(env: DrawerEnv) -> dict[str, Any]:
+    """What makes the episodes, as metadata.json has it."""
+    return {
+        **project_versions(Path(__file__).parent),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "av": av.__version__,
+        **env.describe(),
+    }
 
 
 def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
@@ -183,7 +192,7 @@ def _recorded(parser: argparse.ArgumentParser, argv: list[str] | None) -> dict[s
         return {}
     if not (dataset / "metadata.json").is_file():
         parser.error(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
-    metadata = read_json(dataset / "metadata.json")
+    metadata = read_metadata(dataset)
     if "sources" in metadata:
         parser.error(f"--resume {dataset} was merged from several datasets; resume those and merge again")
     if "replayed" in metadata:
@@ -201,22 +210,14 @@ def _check_agreement(parser: argparse.ArgumentParser, args: argparse.Namespace, 
             parser.error(f"--resume: --{key} is {getattr(args, key)}, the dataset was collected with {recorded[key]}")
     if args.num_episodes < recorded["num_episodes"]:
         parser.error(f"--resume: --num_episodes {args.num_episodes} is below the dataset's {recorded['num_episodes']}")
-    for key in POLICY_COLUMNS:
-        value, recorded_value = getattr(args.policy, key), metadata["checkpoint"][key]
-        if value != recorded_value:
+    for key, value in checkpoint_row(args.checkpoint, args.policy).items():
+        if key not in ("path", "settings") and value != metadata["checkpoint"][key]:
             parser.error(
                 f"--resume: --checkpoint {args.checkpoint} is not the dataset's: its {key} is {value}, "
-                f"recorded is {recorded_value}; give that one"
+                f"recorded is {metadata['checkpoint'][key]}; give that one"
             )
     if jsonable(camera_rows(args.cameras)) != metadata["cameras"]:
         parser.error("--resume: this version places the cameras differently; resume with the version that collected")
-
-
-def new_path(data_root: Path, name: str, suffix: str = "") -> Path:
-    """A path that does not exist, named by the present second; a second run of this second waits for the next."""
-    while (path := data_root / f"{name}_{time.strftime('%Y%m%d_%H%M%S')}{suffix}").exists():
-        time.sleep(0.1)
-    return path
 
 
 def jsonable(value: Any) -> Any:
@@ -228,6 +229,9 @@ def _check_values(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     for flag in ("num_envs", "num_episodes", "steps", "video_interval", "writer_workers", "rerenders"):
         if getattr(args, flag) is not None and getattr(args, flag) < 1:
             parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
+    if args.activation is not None and (known := known_activation(args.activation)) is None:
+        parser.error(f"--activation must be one of {', '.join(ACTIVATIONS)}, got '{args.activation}'")
+    args.activation = args.activation and known
     check_camera_flags(parser, args)
     if not (math.isfinite(args.env_spacing) and args.env_spacing > 0):
         parser.error(f"--env_spacing must be above 0, got {args.env_spacing}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import re
 import resource
 import shlex
@@ -19,19 +18,22 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import av
-import h5py
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from checkpoint_policy import CheckpointPolicy
-from collect_flags import camera_rows, checkpoint_row, new_path, parse_args
+from collect_flags import camera_rows, checkpoint_row, parse_args, versions
 from self_check import self_check, table
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
-from vpl_episode import OPTIONAL, DatasetCfg, SaverError, exit_on_sigterm
+from usable_cores import usable_cores
+from vpl_episode import OPTIONAL, DatasetCfg, SaverError
+from vpl_files import StopSignal, at_free_name, ignore_stop_signals, run
+from vpl_round import said_of
+from vpl_runs import continue_runs, describe_run, differences, recorded_runs
 from vpl_saver import VPLSaver
 
 SELF_CHECK_ENVS = 4
@@ -42,7 +44,7 @@ MOST_THREADS = 2
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv, __doc__)
     try:
-        return run(args)
+        return collect_dataset(args)
     except KeyboardInterrupt:
         print("left at once: the episodes published so far are whole", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -58,63 +60,54 @@ class InputError(ValueError):
     """A flag does not fit the task, which only the simulator knows; one line that names the remedy."""
 
 
-class StopSignal:
-    """The first Ctrl-C or SIGTERM ends the run after the present step, the second at once."""
-
-    number = 0
-    """The signal that came; 0: none."""
-
-    def __init__(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
-
-    def _note(self, number: int, _frame: object) -> None:
-        self.number = number
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        exit_on_sigterm()
-        os.write(2, b"\nstopping: ended episodes are being published; press Ctrl-C again to leave at once\n")
-
-
-def run(args: argparse.Namespace) -> int:
+def collect_dataset(args: argparse.Namespace) -> int:
     """Build policy, simulator and saver, collect, and say what came out."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # an open HDF5 an env
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
-    print(f"checkpoint  {args.checkpoint} ({policy_line(args.policy)})", flush=True)
+    print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
+    print(f"activation  {args.policy.settings}", flush=True)
     if args.self_check:
         return check_machine(args)
     with load(args.simulator)(simulator_cfg(args)) as env:
-        stop = StopSignal()  # now: Kit has set handlers of its own, which would end the process with 0
+        stop = StopSignal(
+            "ended episodes are being published"
+        )  # now: Kit has set handlers of its own, which would end the process with 0
         check_fit(args, env)
-        dataset = dataset_cfg(args, env)
-        print(f"dataset     {dataset.root}", flush=True)
-        if absent := dataset.metadata["not_recorded"]:
-            print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
         start = time.monotonic()
-        with VPLSaver(dataset, resume=args.resume is not None) as saver, progress_bar(args) as bar:
+        with open_saver(args, env) as saver:
+            stop.hurry = saver.give_up
+            print(f"dataset     {saver.cfg.root}", flush=True)
+            if absent := saver.cfg.metadata["not_recorded"]:
+                print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
+            if saver.cfg.run:
+                runs = saver.cfg.metadata["runs"]
+                changed = "; ".join(differences(runs[0], runs[saver.cfg.run]))
+                print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
             found = total_frames(saver)
-            collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
+            with progress_bar(args) as bar:
+                collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
-    return 128 + stop.number if stop.number else 0
-
-
-def policy_line(policy: CheckpointPolicy) -> str:
-    """What the policy is, and where the settings that its checkpoint does not hold come from."""
-    clip = "none" if policy.clip_actions is None else policy.clip_actions
-    return (
-        f"{policy.layout}, iteration {policy.iteration}; activation {policy.activation} ({policy.activation_from}), "
-        f"clip_actions {clip} ({policy.clip_actions_from})"
-    )
+    if stop.number:
+        return 128 + stop.number
+    return 1 if saver.dropped else 0
 
 
 def check_machine(args: argparse.Namespace) -> int:
     """Try what this machine's simulator and the checkpoint are good for; prints a table, writes a contact sheet."""
-    args.data_root.mkdir(parents=True, exist_ok=True)
-    picture = new_path(args.data_root, "self_check", ".png")
     cfg = replace(simulator_cfg(args), num_envs=min(args.num_envs, SELF_CHECK_ENVS))
-    with load(args.simulator)(cfg) as env:
-        checks = self_check(env, args.policy.to(env.device), picture)
+    with load(args.simulator)(cfg) as env, TemporaryDirectory() as folder:
+        sheet = Path(folder, "sheet.png")
+        checks = self_check(env, args.policy.to(env.device), sheet)
+
+        def keep(picture: Path) -> Path:
+            with open(picture, "xb") as file:
+                file.write(sheet.read_bytes())
+            return picture
+
+        args.data_root.mkdir(parents=True, exist_ok=True)
+        picture = at_free_name(args.data_root, "self_check", keep, ".png")
     print(f"{table(checks)}\npictures    {picture}", flush=True)
     return 0 if all(check.passed for check in checks) else 1
 
@@ -164,8 +157,8 @@ def collect(
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
                 finish_capture = env.start_capture(render=saver.wants_images(step))
-                if in_hand:
-                    saver.store(*in_hand)  # the last step, while a GPU draws this one
+                if in_hand:  # the last step, while a GPU draws this one
+                    recording = without(recording, saver.store(*in_hand))
                 action = policy(obs["policy"])
                 obs, reward, dones, extras = env.step(action)
                 sample = finish_capture()
@@ -174,9 +167,11 @@ def collect(
             ended = recording if step == steps - 1 else done
             if ended.any():
                 terminated = done & ~to_numpy(extras["time_outs"])
-                saver.store(*in_hand)
+                recording = without(recording, saver.store(*in_hand))
                 in_hand = None
-                saver.end_episodes(ended, terminated, ended & ~terminated)
+                diverged = recording & to_numpy(extras["diverged"])
+                recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
+                saver.end_episodes(ended & recording, terminated, ended & ~terminated)
             show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
             recording = recording & ~ended
             if not recording.any():
@@ -185,18 +180,35 @@ def collect(
             print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
 
 
+def without(recording: np.ndarray, dropped: list[dict[str, Any]]) -> np.ndarray:
+    """Who still records when these episodes are dropped, (N,) bool, a new array; says which they are."""
+    for row in dropped:
+        tqdm.write(said_of(row), file=sys.stderr)
+    lost = {row["env_index"] for row in dropped}
+    return recording & np.array([env not in lost for env in range(len(recording))])
+
+
 def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
-    """The dataset's description."""
+def open_saver(args: argparse.Namespace, env: DrawerEnv) -> VPLSaver:
+    """The saver of a new dataset, or of the one to resume."""
+    if args.resume:
+        return VPLSaver(dataset_cfg(args, env, args.resume), resume=True)
+    task = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
+    name = f"{task}_{args.sim_or_real}_{args.robot_name}"
+    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(args, env, root)))
+
+
+def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> DatasetCfg:
+    """The description of the dataset in the folder `root`."""
     task = env.task
-    task_name = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
-    workers = min(args.num_envs, args.writer_workers or min(os.cpu_count() or 1, 16))
-    packages = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    workers = min(args.num_envs, args.writer_workers or min(usable_cores(), 16))
+    present = describe_run(versions(env), args.given, checkpoint_row(args.checkpoint, args.policy))
+    runs, run = continue_runs(recorded_runs(args.recorded), present)
     return DatasetCfg(
-        root=args.resume or new_path(args.data_root, f"{task_name}_{args.sim_or_real}_{args.robot_name}"),
+        root=root,
         task=args.task,
         simulator=args.simulator,
         num_envs=args.num_envs,
@@ -209,6 +221,8 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         joint_names=env.joint_names,
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
+        scene=env.scene,
+        run=run,
         seed=args.seed,
         success_metric=task.success_metric,
         success_threshold=task.success_threshold,
@@ -221,8 +235,9 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv) -> DatasetCfg:
         use_processes=args.writer == "processes" or (args.writer == "auto" and workers > MOST_THREADS),
         metadata={
             "arguments": args.given,
-            "checkpoint": checkpoint_row(args.checkpoint, args.policy),
-            "versions": {**packages, "h5py": h5py.__version__, "av": av.__version__, **env.describe()},
+            "checkpoint": runs[0]["checkpoint"],
+            "versions": runs[0]["versions"],
+            "runs": runs,
             "cameras": camera_rows(args.cameras),
             "not_recorded": not_recorded(env),
             "conventions": {
@@ -250,7 +265,7 @@ def progress_bar(args: argparse.Namespace) -> tqdm:
 
 
 def show_progress(bar: tqdm, saver: VPLSaver, frames: int) -> None:
-    bar.set_postfix_str(f"{episode_counts(saver)}, writers waited for {saver.writer_wait_s:.1f} s", refresh=False)
+    bar.set_postfix_str(f"{episode_counts(saver)}, waited {saver.writer_wait_s:.1f} s for the writers", refresh=False)
     bar.update(frames)
 
 
@@ -271,6 +286,8 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
     rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if saver.cfg.success_metric else ""
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
+    if saver.dropped:
+        print(f"left out    {len(saver.dropped)} episodes, under dropped in metadata.json; --resume tries them again")
     wait = f"waited {saver.writer_wait_s:.1f} s for the writers"
     print(f"took        {seconds:.1f} s: {(frames - found) / seconds:.0f} frames/s; {wait}")
     if "RUN_COLLECTION" in os.environ:
@@ -281,8 +298,9 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
 
 def leave(code: int) -> None:
     """End the process. Kit's fast shutdown would end it with 0 whatever happened, so Kit is not asked."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    ignore_stop_signals()
+    for output in filter(None, (sys.stdout, sys.stderr)):
+        output.flush()
     if "isaacsim" in sys.modules:
         os._exit(code)
     sys.exit(code)
@@ -290,10 +308,9 @@ def leave(code: int) -> None:
 
 if __name__ == "__main__":
     try:
-        exit_code = main()
-    except SystemExit as error:  # argparse's, and the second SIGTERM's
-        exit_code = error.code if isinstance(error.code, int) else 1
+        run(main)
+    except SystemExit as error:
+        leave(error.code if isinstance(error.code, int) else 1)
     except BaseException:
         traceback.print_exc()
-        exit_code = 1
-    leave(exit_code)
+        leave(1)

@@ -12,6 +12,7 @@ deterministic), and actions drift: PhysX keeps contacts and a solver's warm star
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -29,13 +30,17 @@ from collect_flags import (
     cameras,
     check_camera_flags,
     check_seed_and_device,
-    new_path,
+    versions,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
-from vpl_dataset import episode_folders, load_episode
-from vpl_episode import LOW_DIM, DatasetCfg, SaverError, read_json
+from vpl_dataset import Episode, episode_folders, load_episode
+from vpl_episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
+from vpl_files import StopSignal, at_free_name, run
+from vpl_round import said_of
 from vpl_saver import VPLSaver
 
+KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")
+"""What a filmed dataset's metadata.json takes over: where the motion comes from."""
 CURVE_PX = 90
 CURVE_RGB, CURSOR_RGB = (200, 60, 30), (40, 40, 40)
 
@@ -54,20 +59,29 @@ class Recorded:
         return len(self.rows["sim_state"])
 
 
+class ForeignStateError(ValueError):
+    """A recorded episode is not of the simulator's scene; one line that names it and the remedy."""
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     try:
         with load(args.simulator)(simulator_cfg(args)) as env:
+            check_states(env, args)
+            code = 0
             if args.compare:
                 compare(env, args)
             elif args.mode == "states":
-                film(env, args)
+                code = film(env, args)
             else:
                 report_drift(env, args)
+    except ForeignStateError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return code or int(not args.all_whole)
 
 
 def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
@@ -81,16 +95,60 @@ def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
     )  # fmt: skip
 
 
-def film(env: DrawerEnv, args: argparse.Namespace) -> None:
-    """Write a dataset with the recorded motion and new pictures."""
-    cfg = dataset_cfg(env, args)
-    print(f"dataset     {cfg.root}", flush=True)
-    with VPLSaver(cfg) as saver:
+def check_states(env: DrawerEnv, args: argparse.Namespace) -> None:
+    """Refuse recorded episodes whose columns mean something else here; say where that was not recorded.
+
+    Raises:
+        ForeignStateError: an episode is another scene's or another robot's.
+    """
+    ours = {
+        "columns of sim_state": f"{env.state_spec} ({env.get_state().shape[1]})",
+        "joints": ", ".join(env.joint_names),
+        "observations": str(list(env.obs_terms)),
+        "actions": str(env.num_actions),
+        "physics of the scene": env.scene[:12],
+    }
+    unknown = 0
+    for folder in args.folders:
+        with load_episode(folder) as episode:
+            recorded = meaning(episode)
+        unknown += env.scene != "" and "physics of the scene" not in recorded
+        for name, value in recorded.items():
+            if value != ours[name]:
+                raise ForeignStateError(
+                    f"{folder}: its {name} are {value}, but {ours[name]} with --simulator {args.simulator}; "
+                    f"replay it with --simulator {args.metadata['simulator']} and the versions in its metadata.json"
+                )
+    if unknown:
+        count = f"{unknown} of {len(args.folders)} episodes"
+        print(f"note        {count} do not say which scene they are of; it is not checked")
+
+
+def meaning(episode: Episode) -> dict[str, str]:
+    """What an episode's file says of its numbers, as `check_states` compares it."""
+    states = episode["sim_state"]
+    said = {
+        "columns of sim_state": f"{states.attrs.get('spec', 'unknown')} ({states.shape[1]})",
+        "joints": ", ".join(episode.element_names("joint_pos")),
+        "observations": str(list(json.loads(episode["proprio"].attrs.get("terms", "{}")))),
+        "actions": str(episode["action"].shape[1]),
+    }
+    return said | ({"physics of the scene": states.attrs["scene"][:12]} if "scene" in states.attrs else {})
+
+
+def film(env: DrawerEnv, args: argparse.Namespace) -> int:
+    """Write a dataset with the recorded motion and new pictures; returns the exit code."""
+    stop = StopSignal("ended episodes are being published")
+    with open_saver(env, args) as saver:
+        stop.hurry = saver.give_up
+        print(f"dataset     {saver.cfg.root}", flush=True)
         for round_index, episodes in rounds(args):
             recording = np.zeros(env.num_envs, bool)
             recording[[episode.env for episode in episodes]] = True
             saver.begin_round(round_index)
             for step in range(max(map(len, episodes))):
+                if stop.number:
+                    return 128 + stop.number
                 rows = batch(episodes, step, env.num_envs)
                 env.set_state(rows["sim_state"])
                 sample = env.capture(render=saver.wants_images(step))
@@ -100,7 +158,10 @@ def film(env: DrawerEnv, args: argparse.Namespace) -> None:
                 ended = [episode for episode in episodes if len(episode) == step + 1]
                 if ended:
                     recording = end(saver, ended, recording)
-    print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(cfg.camera_names)}")
+    print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(saver.cfg.camera_names)}")
+    for row in saver.dropped:
+        print(said_of(row), file=sys.stderr)
+    return 1 if saver.dropped else 0
 
 
 def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.ndarray:
@@ -232,23 +293,30 @@ def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.nd
     return {name: np.stack([e.rows[name][min(step, len(e) - 1)] for e in chosen]) for name in episodes[0].rows}
 
 
-def dataset_cfg(env: DrawerEnv, args: argparse.Namespace) -> DatasetCfg:
-    """The new dataset's description: the recorded one's, but for its pictures."""
+def open_saver(env: DrawerEnv, args: argparse.Namespace) -> VPLSaver:
+    """The saver of the new dataset, which is named as the recorded one is."""
+    arguments = args.metadata["arguments"]
+    task = args.metadata["task"].replace("/", "_")
+    name = f"{task}_{arguments['sim_or_real']}_{arguments['robot_name']}"
+    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(env, args, root)))
+
+
+def dataset_cfg(env: DrawerEnv, args: argparse.Namespace, root: Path) -> DatasetCfg:
+    """The description of the new dataset in the folder `root`: the recorded one's, but for its pictures."""
     metadata, arguments = args.metadata, args.metadata["arguments"] | args.drawn
-    name = f"{metadata['task'].replace('/', '_')}_{arguments['sim_or_real']}_{arguments['robot_name']}"
-    kept = {key: metadata[key] for key in ("checkpoint", "not_recorded", "conventions", "sources") if key in metadata}
+    kept = {key: metadata[key] for key in KEPT if key in metadata}
     return DatasetCfg(
-        root=new_path(args.data_root, name), task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
+        root=root, task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
         steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
         camera_names=tuple(camera.name for camera in args.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in args.cameras]), joint_names=env.joint_names,
-        obs_terms=env.obs_terms, state_spec=env.state_spec, seed=arguments["seed"],
+        obs_terms=env.obs_terms, state_spec=env.state_spec, scene=env.scene, seed=arguments["seed"],
         success_metric=env.task.success_metric, success_threshold=env.task.success_threshold,
         language_instruction=env.task.language_instruction, video_interval=arguments["video_interval"],
         fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",
         episode_attrs=dict(map(own_attrs, args.folders)),
         metadata={
-            **kept, "arguments": arguments, "versions": metadata["versions"] | env.describe(),
+            **kept, "arguments": arguments, "versions": versions(env),
             "cameras": camera_rows(args.cameras),
             "replayed": {"from": str(args.path), "light": args.light, "versions": metadata["versions"]},
         },
@@ -259,7 +327,7 @@ def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:
     """An episode's index, and those of its attributes that need not be its dataset's."""
     with load_episode(folder) as episode:
         attrs = episode.attrs
-    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source")}
+    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source", "run")}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -281,15 +349,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     known = parser.parse_known_args(argv)[0]
     path = known.path
     folders = [path] if path.name.startswith("episode_") else episode_folders(path)
-    root = folders[0].parent if folders else path
+    root = path.parent if path in folders else path
+    if path in folders and root.name == "failed" and not (root / "metadata.json").is_file():
+        root = root.parent
     if not folders or not (root / "metadata.json").is_file():
         parser.error(
             f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
         )
     try:
-        metadata = read_json(root / "metadata.json")
+        metadata = read_metadata(root)
     except ValueError as error:
         parser.error(str(error))
+    if path in folders and (damaged := damage(path)):
+        parser.error(damaged)
+    whole = without_damaged(folders)
+    if not whole:
+        parser.error(f"{path} has no episode that can be read")
     recorded = argparse.ArgumentParser(add_help=False)
     add_camera_flags(recorded)
     names = [action.dest for action in recorded._actions]
@@ -297,7 +372,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if (known.simulator or metadata["simulator"]) != "mujoco_warp":  # what others cannot draw is not asked of them
         arguments = {name: value for name, value in arguments.items() if name not in WARP_FLAGS}
     args = parser.parse_args(argv, argparse.Namespace(**arguments))
-    args.metadata, args.folders = metadata, folders
+    args.metadata, args.folders, args.all_whole = metadata, whole, len(whole) == len(folders)
     args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
     if args.compare and (path not in folders or args.compare.exists()):
         parser.error(
@@ -319,4 +394,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -6,7 +6,7 @@ container=${CONTAINER:-isaaclab-test}
 image=${IMAGE:-isaaclab:2.2-ray}
 dockerfile=isaaclab-tiledcam-starter/Dockerfile1.isaaclab-ray
 collector=/workspace/collect_tiled_with_checkpoint.py
-no_rt_cores='P100|V100|A100|A30|A800|H20|H100|H200|H800|GH200|B100|B200|B300|GB200|GB300'
+no_rt_cores=$project/isaaclab-tiledcam-starter/gpus_without_rt_cores.txt   # patterns of names; self_check.py reads it too
 
 say() { echo "run_collection: $*" >&2; }
 fail() { say "$*"; exit 2; }
@@ -24,7 +24,7 @@ Collects a dataset. Without flags the reference run: 20 envs x 2 episodes x 60 s
   without --in    the first of these that this machine can do (--resume passes exec over)
 
 All other arguments reach the collector as they are, and its exit code comes back. FULL_GUIDE.md lists the flags.
-Ctrl-C and SIGTERM end a collection after the present step; what is on disk is whole.
+Ctrl-C, SIGTERM and SIGHUP end a collection after the present step; what is on disk is whole.
 END
 }
 
@@ -52,7 +52,7 @@ docker_problem() {  # prints why docker is of no use here and what to do; fails 
 has_image() { docker image inspect "$image" >/dev/null 2>&1; }
 is_running() { [[ $(docker container inspect -f '{{.State.Running}}' "$container" 2>/dev/null) == true ]]; }
 simulator_of() { docker "$1" inspect -f '{{index .Config.Labels "isaac-data-gen.simulator"}}' "$2"; }  # isaac or mujoco
-has_rt_cores() { grep '^GPU' <<<"$1" | grep -qvwE "$no_rt_cores"; }
+has_rt_cores() { grep '^GPU' <<<"$1" | grep -qvwEf "$no_rt_cores"; }
 
 pick() {
   if why=$(docker_problem); then
@@ -87,7 +87,7 @@ supervise() {  # COMMAND...
 
 # Each of these leaves the collector's exit code in `code`
 in_exec() {
-  local problem stage checkpoint agent_yaml overrides
+  local problem stage checkpoint overrides
   problem=$(docker_problem) && fail "--in exec: $problem"
   is_running || fail "--in exec: no container $container is running; docker start $container, or set CONTAINER"
   [[ ! $(value_of --resume) ]] || fail "--resume: $container does not see this machine's folders; use --in run"
@@ -100,12 +100,11 @@ in_exec() {
   overrides=(--data_root "$stage/data")
   checkpoint=$(value_of --checkpoint)
   if [[ -f $checkpoint ]]; then
-    agent_yaml=$(agent_yaml_of "$checkpoint")
     checkpoint=$(realpath "$checkpoint")
     copy "$checkpoint" "$container:$stage/"
-    if [[ $agent_yaml ]]; then
+    if [[ -f ${checkpoint%/*}/params/agent.yaml ]]; then
       docker exec "$container" mkdir "$stage/params"
-      copy "$agent_yaml" "$container:$stage/params/"
+      copy "${checkpoint%/*}/params/agent.yaml" "$container:$stage/params/"
     fi
     overrides+=(--checkpoint "$stage/${checkpoint##*/}")
   fi
@@ -117,14 +116,6 @@ in_exec() {
     sh -c 'echo $$ >"$0/pid"; exec "$@"' "$stage" python "$collector" "${args[@]}" "${overrides[@]}" || code=$?
   ! docker exec "$container" test -d "$stage/data" || fetch "$stage/data"
   docker exec "$container" rm -r "$stage"
-}
-
-agent_yaml_of() {  # CHECKPOINT: the configuration of its run, as checkpoint_settings.py finds it; empty: there is none
-  local path
-  for path in "$(realpath -s "$1")" "$(realpath "$1")"; do
-    path=${path%/*}/params/agent.yaml
-    [[ ! -f $path ]] || { printf %s "$path"; return; }
-  done
 }
 
 copy() {  # FROM TO: docker cp, which is not always quiet
@@ -146,7 +137,7 @@ fetch() {  # FOLDER of the container: its contents into data_root, beside what i
 }
 
 in_run() {
-  local problem simulator gpus checkpoint agent_yaml writable made='' options=() name=isaac-data-gen-$$
+  local problem simulator gpus checkpoint file writable made='' options=() name=isaac-data-gen-$$
   problem=$(docker_problem) && fail "--in run: $problem"
   has_image || fail "--in run: no image $image; docker build -t $image -f $dockerfile . (in $project)"
   simulator=$(simulator_of image "$image")
@@ -178,12 +169,10 @@ in_run() {
   esac
   [[ ! -d $writable ]] || bind "$writable" ''
   checkpoint=$(value_of --checkpoint)
-  if [[ -f $checkpoint ]]; then
-    agent_yaml=$(agent_yaml_of "$checkpoint")
-    checkpoint=$(realpath -s "$checkpoint")
-    bind "$checkpoint" ,readonly
-    [[ ! $agent_yaml ]] || bind "$agent_yaml" ,readonly "${checkpoint%/*}/params/agent.yaml"
-  fi
+  checkpoint=$(realpath -ms "${checkpoint:-none}")
+  for file in "$checkpoint" "${checkpoint%/*}/params/agent.yaml"; do
+    [[ ! -f $file ]] || bind "$file" ,readonly
+  done
   tell=(docker kill "$name" --signal)
   # relative paths mean the same in there
   # shellcheck disable=SC2016 # for the container's shell
@@ -199,9 +188,9 @@ in_run() {
   say "on this machine: $writable"
 }
 
-bind() {  # PATH ,readonly [TARGET]: to in_run's options; the container sees PATH as TARGET, or as PATH. Quoted as in CSV
-  local path=${1//\"/\"\"} target=${3:-$1}
-  options+=(--mount "type=bind,\"source=$path\",\"target=${target//\"/\"\"}\"$2")
+bind() {  # PATH ,readonly: to in_run's options; the container sees PATH under the same name. Quoted as in CSV
+  local path=${1//\"/\"\"}
+  options+=(--mount "type=bind,\"source=$path\",\"target=$path\"$2")
 }
 
 mode='' args=() tty=() tell=() code=0

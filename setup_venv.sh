@@ -2,32 +2,31 @@
 # Sets up everything that this machine lacks: Debian packages for rendering without a display, and .venv with the project.
 #   ./setup_venv.sh          what running needs
 #   ./setup_venv.sh test     and what testing needs
-# Prints the environment's folder, for run_collection.sh and tests/run.sh; a second call finds all in place and returns
-# at once. PYTHON picks the interpreter (3.10 to 3.13), VENV the folder. An environment that this script did not make is
-# never touched: beside a .venv of someone else's it makes .venv-isaac-data-gen.
+# Prints the environment's folder. run_collection.sh and tests/run.sh call it; a second call finds all in place.
+# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder. An environment that was not made here is left alone.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
 python=$(command -v "${PYTHON:-python3}" || true)
 [[ $python != */* ]] || python=$(realpath -s "$python")
-venv=$(realpath -ms "${VENV:-$project/.venv}")
-cd "$project"
 requirement=.${extra:+[$extra]}
-marker=.made-by-isaac-data-gen
 
 say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }
-is_free() { [[ ! -e $1 && ! -L $1 ]] || [[ -d $1 && -z $(ls -A "$1") ]]; }
-is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   # earlier versions left only the stamp
 
-if ! is_free "$venv" && ! is_ours "$venv"; then
-  [[ ! ${VENV:-} ]] || fail "VENV=$venv holds what this script did not make; name a new folder"
-  foreign=$venv venv=$venv-isaac-data-gen
-  say "$foreign is not of this script's making and stays as it is; the environment is $venv"
-  is_free "$venv" || is_ours "$venv" || fail "$venv holds what this script did not make; move it, or set VENV"
+is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   # earlier versions left stamps only
+is_free() { is_ours "$1" || [[ ! -e $1 || ( -d $1 && -z $(ls -A "$1") ) ]]; }
+
+marker=.made-by-isaac-data-gen
+venv=$(realpath -ms "${VENV:-$project/.venv}")
+if ! is_free "$venv"; then
+  [[ ! ${VENV:-} ]] || fail "VENV=$venv was not made by this script and is left alone; name a new folder"
+  venv=$venv-isaac-data-gen
+  say ".venv was not made by this script and is left alone; using $venv"
+  is_free "$venv" || fail "$venv was not made by this script either; set VENV to a new folder"
 fi
+cd "$project"
 stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
-exec {answer}>&1 >&2   # nothing but the folder goes to the output
 
 # libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
 install_debian_packages() {
@@ -43,15 +42,16 @@ install_debian_packages() {
     fail "missing Debian packages; have an administrator run: apt-get install --no-install-recommends ${missing[*]}"
   fi
   say "installing Debian packages: ${missing[*]}"
-  "${as_root[@]}" apt-get update -qq || say "apt-get update failed in part; going on"
+  "${as_root[@]}" apt-get update -qq >/dev/null || say "apt-get update failed in part; going on"
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-is_complete() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]] && "$venv/bin/python" -c '' 2>/dev/null; }
+has_stamp() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]]; }
 
-finish() { echo "$venv" >&"$answer"; exit; }
-
-! is_complete || finish
+if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
+  echo "$venv"
+  exit 0
+fi
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
   fail "needs Python 3.10 to 3.13, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
 packages=()
@@ -62,20 +62,16 @@ if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library 
 fi
 [[ $extra != test ]] || command -v chromium >/dev/null || packages+=(chromium)   # drives the report's tests
 [[ $extra != test ]] || command -v ffmpeg >/dev/null || packages+=(ffmpeg)   # LeRobot's loader decodes with its libraries
+[[ $extra != test ]] || command -v gcc >/dev/null || packages+=(gcc libc6-dev)   # builds tests/odd_filesystems.c
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"
 
-# Only what carries the marker is ever cleared, so the marker comes first: an interrupted set-up can then start anew
-is_ours "$venv" || { mkdir -p "$venv" && touch "$venv/$marker"; }
-exec {lock}<"$venv"
-flock "$lock" || say "$venv cannot be locked; start no second set-up beside this one"
-! is_complete || finish
-
 say "creating $venv and installing the project's packages (a few minutes)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  [[ -e $venv/$marker ]] || fail "$venv has no working pip, and this script may not have made it; move it away"
-  find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +
+  mkdir -p "$venv"
+  touch "$venv/$marker"
+  find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +   # it is ours, and torn
   "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
@@ -86,12 +82,12 @@ if ! command -v nvidia-smi >/dev/null &&
   "$python" -c "import urllib.request as r; r.urlopen('$cpu_builds/torch/', timeout=5)" 2>/dev/null; then
   index=(--extra-index-url "$cpu_builds")
 fi
-"${pip[@]}" "${index[@]}" torch==2.13.0
-"${pip[@]}" --editable "$requirement"
+"${pip[@]}" "${index[@]}" torch==2.13.0 >&2
+"${pip[@]}" --editable "$requirement" >&2
 if command -v nvidia-smi >/dev/null; then
-  "${pip[@]}" --editable '.[gpu]'
+  "${pip[@]}" --editable '.[gpu]' >&2
 fi
 rm -f "$venv"/.installed-*
-touch "$stamp-$extra"
+touch "$venv/$marker" "$stamp-$extra"
 say "done"
-finish
+echo "$venv"

@@ -12,12 +12,13 @@ import contextlib
 import csv
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -25,7 +26,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from collect_flags import check_seed_and_device
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
-from simulators.cache import writable_cache
+from vpl_files import StopSignal, run
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
 """Isaac Lab trains with its own train.py; any of its checkpoints works here."""
@@ -96,7 +97,9 @@ def train(args: argparse.Namespace) -> int:
     print(
         f"training on {args.simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True
     )
-    history = []
+    history: list[Progress] = []
+    stop = StopSignal("this iteration is completed and saved")
+    stop.hurry = leave_at_once
     with load(args.simulator)(cfg) as env:
         (args.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
         (args.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
@@ -104,12 +107,20 @@ def train(args: argparse.Namespace) -> int:
         for progress in learn(runner, env, args.max_iterations):
             history.append(progress)
             print(progress_line(progress, args.max_iterations), flush=True)
-            if progress.iteration % args.save_interval == 0 or progress.iteration == args.max_iterations - 1:
+            last = stop.number or progress.iteration == args.max_iterations - 1
+            if last or progress.iteration % args.save_interval == 0:
                 runner.current_learning_iteration = progress.iteration
                 runner.save(str(args.log_dir / f"model_{progress.iteration}.pt"))
+            if last:
+                break
     write_history(history, args.log_dir)
-    print(f"done: {args.log_dir / f'model_{args.max_iterations - 1}.pt'}")
-    return 0
+    print(f"{'stopped' if stop.number else 'done'}: {args.log_dir / f'model_{history[-1].iteration}.pt'}")
+    return 128 + stop.number if stop.number else 0
+
+
+def leave_at_once() -> NoReturn:
+    """What the second Ctrl-C does."""
+    os._exit(128 + signal.SIGINT)
 
 
 def make_runner(env: DrawerEnv, agent_cfg: dict, device: str) -> OnPolicyRunner:
@@ -162,7 +173,6 @@ def progress_line(progress: Progress, max_iterations: int) -> str:
 
 def write_history(history: list[Progress], log_dir: Path) -> None:
     """progress.csv and learning_curve.png."""
-    os.environ.setdefault("MPLCONFIGDIR", str(writable_cache() / "matplotlib"))  # read at the import
     import matplotlib
 
     matplotlib.use("Agg")
@@ -217,4 +227,4 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl_episode import all_episode_folders, exit_on_sigterm, published
+from vpl_episode import all_episode_folders, without_damaged
+from vpl_files import exit_on_stop_signals, published, run
 from vpl_validate import validate
 
 
@@ -74,9 +76,16 @@ def load_episode(folder: str | Path) -> Episode:
 
     Raises:
         FileNotFoundError: there is no such episode.
+        OSError: its file is damaged.
     """
     folder = Path(folder)
-    return Episode(folder, h5py.File(folder / f"{folder.name}.h5", "r"))
+    path = folder / f"{folder.name}.h5"
+    try:
+        return Episode(folder, h5py.File(path, "r", locking=False))
+    except OSError as error:
+        if error.errno:
+            raise
+        raise OSError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def episode_folders(dataset: str | Path) -> list[Path]:
@@ -91,28 +100,45 @@ def iter_episodes(dataset: str | Path) -> Iterator[Episode]:
             yield episode
 
 
-def info(dataset: Path) -> None:
-    """Print a row an episode and the totals."""
+def info(folders: list[Path]) -> None:
+    """Print a row for each episode, and the totals."""
     print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'drawer':>9}{'size':>10}")
     frames, successes, seconds, size = 0, [], 0.0, 0
-    for episode in iter_episodes(dataset):
-        attrs, folder_size = episode.attrs, sum(f.stat().st_size for f in episode.folder.rglob("*") if f.is_file())
+    for folder in folders:
+        with load_episode(folder) as episode:
+            attrs, folder_size = episode.attrs, own_bytes(episode)
+            drawer = f"{episode['drawer_pos'][-1]:.3f} m" if "drawer_pos" in episode.h5 else "-"
+            last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
         success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
-        drawer = f"{episode['drawer_pos'][-1]:.3f} m" if "drawer_pos" in episode.h5 else "-"
         print(
-            f"{episode.folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{success:>9}{drawer:>9}"
+            f"{folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{success:>9}{drawer:>9}"
             f"{folder_size / 1e6:>7.1f} MB"
         )
         frames, seconds, size = frames + attrs["num_frames"], seconds + duration, size + folder_size
         successes += [attrs["success"]] if "success" in attrs else []
-        last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
-    count = len(episode_folders(dataset))
     height, width = last["shape"][2:4]
     rate = f", {sum(successes)} successful ({sum(successes) / len(successes):.1%})" if successes else ""
-    print(f"\n{count} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
+    print(f"\n{len(folders)} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
     print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
+
+
+def own_bytes(episode: Episode) -> int:
+    """Size of the episode's own files; others may lie in its folder."""
+    videos = [episode.video(camera) for camera in range(len(episode.camera_names))]
+    return sum(file.stat().st_size for file in (Path(episode.h5.filename), *videos) if file.exists())
+
+
+def check_outside(output: Path, datasets: Iterable[Path]) -> None:
+    """Refuse to write into a dataset that is read.
+
+    Raises:
+        ValueError: `output` lies in one.
+    """
+    for dataset in datasets:
+        if dataset.resolve() in output.resolve().parents:
+            raise ValueError(f"--output {output} lies in {dataset}, which is read; give a place outside of it")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -134,11 +160,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run_info(args: argparse.Namespace) -> int:
-    if episode_folders(args.dataset):
-        info(args.dataset)
+    found = episode_folders(args.dataset)
+    if whole := without_damaged(found):
+        info(whole)
     else:
-        print(f"0 episodes; {len(list(args.dataset.glob('failed/episode_*')))} in failed/")
-    return 0
+        print(f"0 episodes; {len(all_episode_folders(args.dataset)) - len(found)} in failed/")
+    return int(len(whole) < len(found))
 
 
 def run_validate(args: argparse.Namespace) -> int:
@@ -155,44 +182,62 @@ def run_view(args: argparse.Namespace) -> int:
     """Write the report, and show it where the flags say."""
     from vpl_report import serve, write_report  # it imports this module, like those below
 
-    report = write_report(args.dataset)
+    found = all_episode_folders(args.dataset)
+    whole = without_damaged(found)
+    if found and not whole:
+        return 1
+    report = write_report(args.dataset, whole, args.output or args.dataset / "report.html")
     print(f"{report} ({report.stat().st_size / 1e6:.1f} MB)", flush=True)
     if args.open:
         webbrowser.open(report.resolve().as_uri())
     if args.port is not None:
         with suppress(KeyboardInterrupt):  # it is how to end it
-            serve(report, args.port)
-    return 0
+            serve(report, whole, args.host, args.port)
+    return int(len(whole) < len(found))
 
 
 def run_stats(args: argparse.Namespace) -> int:
-    from vpl_stats import column_stats, image_stats, print_stats, split_folders
+    from vpl_stats import column_stats, image_stats, print_stats, split_folders, unlisted
 
-    folders = split_folders(args.dataset, args.split)
+    found = split_folders(args.dataset, args.split, args.splits)
+    folders = without_damaged(found)
+    if not folders:
+        return 1
+    if args.split is None and args.splits.is_file():
+        print("note: of all episodes, also of those to validate on; normalize with --split train", file=sys.stderr)
+    if args.split is not None and (missing := unlisted(args.dataset, args.splits)):
+        count = f"{len(missing)} of {len(episode_folders(args.dataset))}"
+        print(
+            f"note: {count} episodes are in no list of {args.splits.name}, the first is {missing[0].name}",
+            file=sys.stderr,
+        )
     columns, images = column_stats(folders), image_stats(folders)
     if args.json:
         print(json.dumps({"split": args.split, "columns": columns, "cameras": images}, indent=1))
     else:
         print_stats(columns, images)
-    return 0
+    return int(len(folders) < len(found))
 
 
 def run_split(args: argparse.Namespace) -> int:
     from vpl_stats import split
 
-    lists = split(args.dataset, args.val, args.seed, args.only_success)
-    output = args.dataset / "splits.json"
-    with published(output) as path:
+    found = episode_folders(args.dataset)
+    whole = without_damaged(found)
+    lists = split(whole, args.val, args.seed, args.only_success)
+    with published(args.output) as path:
         path.write_text(json.dumps(lists, indent=1))
-    print(f"{output}: {len(lists['train'])} episodes to train, {len(lists['val'])} to validate")
-    return 0
+    print(f"{args.output}: {len(lists['train'])} episodes to train, {len(lists['val'])} to validate")
+    return int(len(whole) < len(found))
 
 
 def run_merge(args: argparse.Namespace) -> int:
     from vpl_merge import merge
 
-    exit_on_sigterm()
+    exit_on_stop_signals()
     print(f"{args.output}: {merge(args.dataset, args.output, args.copy)} episodes of {len(args.dataset)} datasets")
+    if any((dataset / "splits.json").exists() for dataset in args.dataset):
+        print(f"lists of splits.json were not taken over; vpl_dataset.py split {args.output} draws new ones")
     return 0
 
 
@@ -223,15 +268,23 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         flags[name] = command.add_argument
     flags["validate"]("--json", action="store_true", help="print the problems as JSON")
     flags["view"]("--open", action="store_true", help="open it in this machine's browser")
-    flags["view"]("--port", type=int, help="serve it to browsers on other machines")
-    flags["stats"]("--split", help="of the episodes in this list of splits.json: train or val")
+    flags["view"]("--output", type=Path, metavar="PAGE", help="where to write it [DATASET/report.html]")
+    flags["view"]("--port", type=int, help="serve page and videos to browsers of this machine")
+    flags["view"]("--host", default="127.0.0.1", help="address to serve on; 0.0.0.0: to other machines too [127.0.0.1]")
+    flags["stats"]("--split", help="of the episodes in this list: train or val")
+    flags["stats"]("--splits", type=Path, metavar="FILE", help="the file of lists [DATASET/splits.json]")
     flags["stats"]("--json", action="store_true", help="print them as JSON, with the columns' names and meanings")
     flags["split"]("--val", type=float, default=0.1, help="share of the episodes to validate on [0.1]")
     flags["split"]("--seed", type=int, default=0, help="fixes which [0]")
     flags["split"]("--only_success", action="store_true", help="leave out episodes without success")
+    flags["split"]("--output", type=Path, metavar="FILE", help="where to write the lists [DATASET/splits.json]")
     flags["merge"]("--output", type=Path, required=True, help="the new dataset's folder")
     flags["merge"]("--copy", action="store_true", help="copy the videos instead of linking them")
     args = parser.parse_args(argv)
+    if args.command == "split":
+        args.output = args.output or args.dataset / "splits.json"
+    if args.command == "stats":
+        args.splits = args.splits or args.dataset / "splits.json"
     _check(parser, args)
     return args
 
@@ -244,16 +297,18 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parser.error(f"--val must be above 0 and below 1, got {args.val}")
         if args.seed < 0:
             parser.error(f"--seed must be at least 0, got {args.seed}")
-        if (args.dataset / "splits.json").exists():
-            parser.error(f"{args.dataset / 'splits.json'} exists already; move it to draw another split")
-    if args.command == "merge" and args.output.exists():
+        if os.path.lexists(args.output):
+            parser.error(f"{args.output} exists already; move it to draw another split")
+    if args.command == "merge" and os.path.lexists(args.output):
         parser.error(f"--output {args.output} exists already; give a new folder")
     for dataset in args.dataset if args.command == "merge" else [args.dataset]:
         if not (dataset / "metadata.json").is_file() and not episode_folders(dataset):
             parser.error(f"{dataset} holds no episode_* folder; give the folder that the collector named")
         if args.command == "merge" and not ((dataset / "metadata.json").is_file() and all_episode_folders(dataset)):
             parser.error(f"{dataset} holds no metadata.json or no episode; merge takes datasets of this project")
+    if args.command == "merge":
+        check_outside(args.output, args.dataset)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,6 +1,6 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, encoder, segments, round_index=0, env_index=3)      # in <dataset>/.partial/
+episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
 episode.append(step, color, low_dim)
 row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
@@ -11,21 +11,21 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
+import shutil
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import h5py
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from vpl_video import SegmentEncoder, count_frames, write_mp4
+from vpl_files import fsync, read_json
+from vpl_video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
 try:
@@ -61,21 +61,46 @@ SCHEMA: dict[str, Column] = {
     "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
     "reward": Column(("T",), "float32", "the task's reward for row t's action"),
     "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
-    "sim_state": Column(("T", "S"), "float64", "the simulator's complete state; columns in attribute `spec`"),
+    "sim_state": Column(
+        ("T", "S"),
+        "float64",
+        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
+    ),
 }
-ATTRIBUTES = (
-    "format_version", "task", "simulator", "episode_index", "env_index", "round", "seed", "num_frames", "fps",
-    "step_dt", "video_interval", "language_instruction", "terminated", "truncated",
-)  # fmt: skip
-SUCCESS_ATTRIBUTES = ("success", "success_metric", "success_threshold")
+FRAME_STEP = Column(("T",), "int64", "the control step of row t; in `full_rate/`")
+NUMBER = (np.integer, np.floating)
+ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "format_version": (np.integer,),
+    "task": (str,),
+    "simulator": (str,),
+    "episode_index": (np.integer,),
+    "env_index": (np.integer,),
+    "round": (np.integer,),
+    "seed": (np.integer,),
+    "num_frames": (np.integer,),
+    "fps": NUMBER,
+    "step_dt": NUMBER,
+    "video_interval": (np.integer,),
+    "language_instruction": (str,),
+    "terminated": (np.bool_,),
+    "truncated": (np.bool_,),
+}
+"""What a file says of itself, and of which types."""
+ROW_ATTRIBUTES = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
+"""Those that metadata.json repeats of every episode."""
+SUCCESS_ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "success": (np.bool_,),
+    "success_metric": (str,),
+    "success_threshold": NUMBER,
+}
 """Absent where the task has no measure of success."""
+OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {"source": (str,), "run": (np.integer,)}
+"""`source` of episodes that were merged or filmed again, `run` where metadata.json lists runs."""
 OPTIONAL = ("ee_position", "ee_rotation", "drawer_pos")
 """Columns that are absent where the task has no such thing."""
 LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
-SEGMENT_BYTES = 48 << 20
-"""Frames that may wait for the video encoders, which take a segment of at most 30 frames of a video at a time."""
 ROWS_PER_BLOCK = 64
-"""Rows of the low-dimensional datasets that are written at once, so that memory does not grow with the episode."""
+"""Rows of numbers and of videos that are written at once, so that memory does not grow with the episode."""
 
 
 class SaverError(RuntimeError):
@@ -119,17 +144,27 @@ class DatasetCfg:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Goes into metadata.json as it is: versions, arguments, checkpoint, cameras."""
     episode_attrs: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
-    """By episode_index, attributes that are not as in the others: `seed` and `source` of what is filmed again."""
+    """By episode_index, attributes that are not as in the others: `seed`, `source`, `run` of what is filmed again."""
+    run: int | None = None
+    """Index in the list `runs` of `metadata`: what the episodes are collected with; None: there is no such list."""
+    scene: str = ""
+    """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
+
+    def __post_init__(self) -> None:
+        num_cameras = len(self.camera_names)
+        if len(set(self.camera_names)) < num_cameras:
+            raise ValueError(f"camera_names {', '.join(self.camera_names)}: give each camera its own")
+        if self.intrinsics.shape != (num_cameras, 3, 3) or not np.isfinite(self.intrinsics).all():
+            raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
+        if self.width % 2 or self.height % 2:
+            raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
+        if self.only_success and self.success_metric is None:
+            raise ValueError("only_success: there is no success_metric to select by")
 
     @property
     def batch_bytes(self) -> int:
         """Images of one control step."""
         return self.num_envs * len(self.camera_names) * self.width * self.height * 3
-
-    @property
-    def segment_frames(self) -> int:
-        """Frames of a video that are encoded at a time; each segment starts with a key frame."""
-        return min(30, max(1, SEGMENT_BYTES // (self.batch_bytes // 2)))  # yuv420p is half of RGB
 
     @property
     def playback_fps(self) -> Fraction:
@@ -142,23 +177,23 @@ class EpisodeFile:
     """One episode being written, in .partial/."""
 
     def __init__(
-        self, cfg: DatasetCfg, encoder: SegmentEncoder, segments: list[np.ndarray], round_index: int, env_index: int
+        self, cfg: DatasetCfg, attempt: Path, reformatter: VideoReformatter, round_index: int, env_index: int
     ) -> None:
-        """Begin an episode; `segments` (one a camera, from `encoder.new_segment`) are its own until it is finished."""
+        """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`."""
         self.cfg = cfg
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
-        self.folder = cfg.root / ".partial" / self.name
+        self.folder = attempt / self.name
         self.num_frames = 0
         self._identity = {"episode_index": self.index, "round": round_index, "env_index": env_index}
-        self._encoder = encoder
-        self._segments = segments
-        self._waiting = 0
+        self._encoders = [VideoEncoder(cfg.width, cfg.height, cfg.playback_fps, reformatter) for _ in cfg.camera_names]
+        self._packets: list[list[bytes]] = [[] for _ in cfg.camera_names]
+        """Of each camera's video, what is not yet in its file."""
         self.folder.mkdir()  # without parents: a dataset that somebody moved away is not begun anew
         for camera in range(len(cfg.camera_names)):
-            self._packets(camera).parent.mkdir()
+            self._stream(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
-        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0)
+        self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0, locking=False)
         _bound_metadata_cache(self.h5)
         image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
         filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
@@ -180,14 +215,12 @@ class EpisodeFile:
             raise ValueError(f"{self.name}: step {step} is a row and has no images")
         if self.num_frames % ROWS_PER_BLOCK == 0:
             self._color.resize(self.num_frames + ROWS_PER_BLOCK, axis=0)
+            self._write_packets()
         for camera, image in enumerate(color):
             chunk = deflate.compress(image, 1) if self.cfg.compress else image
             self._color.id.write_direct_chunk((self.num_frames, camera, 0, 0, 0), chunk)
-            self._encoder.to_yuv(image, out=self._segments[camera][self._waiting])
+            self._packets[camera].append(self._encoders[camera].encode(image))
         self.num_frames += 1
-        self._waiting += 1
-        if self._waiting == len(self._segments[0]):
-            self._encode_segments()
 
     def finish(self, terminated: bool, truncated: bool) -> dict[str, Any]:
         """Complete, close and check the episode's files; returns its row of metadata.json, but for the path."""
@@ -203,6 +236,8 @@ class EpisodeFile:
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
             truncated=truncated,
         )  # fmt: skip
+        if cfg.run is not None:
+            self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
         if cfg.success_metric is not None:
             success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
@@ -210,10 +245,15 @@ class EpisodeFile:
             self.h5.attrs.update(zip(SUCCESS_ATTRIBUTES, values, strict=True))
         self._describe_columns()
         self._check_rows()
-        row = _row(self.h5)
+        row = describe(self.h5)
         self.h5.close()
         self._write_videos()
         return row
+
+    def discard(self) -> None:
+        """Remove what was written of an episode that is not to be published."""
+        self.h5.close()
+        shutil.rmtree(self.folder)
 
     def flush_to_disk(self) -> None:
         """Have all files of a finished episode on disk."""
@@ -235,6 +275,8 @@ class EpisodeFile:
                 group["ee_rotation"].attrs["order"] = "xyzw"
             group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
+            if cfg.scene:
+                group["sim_state"].attrs["scene"] = cfg.scene
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
@@ -249,22 +291,23 @@ class EpisodeFile:
         if wrong or stored != self.num_frames * len(self.cfg.camera_names):
             raise SaverError(f"{self.name} holds {stored} images and {wrong} rows for {self.num_frames} frames")
 
-    def _packets(self, camera: int) -> Path:
+    def _stream(self, camera: int) -> Path:
         return self.folder / f"camera_{camera}" / f"{self.name}.h264"
 
-    def _encode_segments(self) -> None:
-        for camera, segment in enumerate(self._segments):
-            with open(self._packets(camera), "ab") as file:
-                file.writelines(self._encoder.encode(segment[: self._waiting]))
-        self._waiting = 0
+    def _write_packets(self) -> None:
+        for camera, packets in enumerate(self._packets):
+            with open(self._stream(camera), "ab") as file:
+                file.writelines(packets)
+            packets.clear()
 
     def _write_videos(self) -> None:
-        self._encode_segments()
+        self._write_packets()
+        self._encoders.clear()  # their memory is free for the next episodes
         for camera in range(len(self.cfg.camera_names)):
-            packets = self._packets(camera)
-            mp4 = packets.with_suffix(".mp4")
-            write_mp4(packets, mp4, self.cfg.playback_fps)
-            packets.unlink()
+            stream = self._stream(camera)
+            mp4 = stream.with_suffix(".mp4")
+            write_mp4(stream, mp4, self.cfg.playback_fps)
+            stream.unlink()
             if (frames := count_frames(mp4)) != self.num_frames:
                 raise SaverError(f"{mp4.name} of camera {camera} holds {frames} frames instead of {self.num_frames}")
 
@@ -314,78 +357,67 @@ def _bound_metadata_cache(h5: h5py.File) -> None:
 def all_episode_folders(root: Path) -> list[Path]:
     """Every whole episode of a dataset, also those in failed/, by index; not a user's copy, `episode_000 (copy)`."""
     found = [folder for name in ("", "failed/") for folder in root.glob(f"{name}episode_*") if folder.is_dir()]
-    folders = [folder for folder in found if re.fullmatch(r"episode_\d+", folder.name)]
+    folders = [folder for folder in found if re.fullmatch("episode_[0-9]+", folder.name)]
     return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def damage(folder: Path) -> str:
+    """Why an episode cannot be read as a whole, in a line that names its file and the remedy; "" if it can."""
+    path = folder / f"{folder.name}.h5"
+    remedy = "move its folder away and --resume the dataset to collect it again"
+    try:
+        with h5py.File(path, locking=False) as h5:
+            lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
+            lacking += [name for name in SCHEMA if not isinstance(h5.get(name), h5py.Dataset) and name not in OPTIONAL]
+            if lacking:
+                return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
+            rows = {name: len(h5[name]) for name in ("color", *LOW_DIM) if name in h5}
+            if len(set(rows.values())) > 1 or not rows["color"]:
+                return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
+    except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
+        reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
+        return f"{path} cannot be read ({reason}); {remedy}"
+    return ""
+
+
+def without_damaged(folders: Iterable[Path]) -> list[Path]:
+    """The episodes that can be read; the others are named on stderr."""
+    reasons = {folder: damage(folder) for folder in folders}
+    for reason in filter(None, reasons.values()):
+        print(f"left out: {reason}", file=sys.stderr)
+    return [folder for folder, reason in reasons.items() if not reason]
+
+
+def read_metadata(dataset: Path) -> dict[str, Any]:
+    """A dataset's metadata.json.
 
     Raises:
-        ValueError: the file holds something else.
+        ValueError: it is no JSON, or does not say how the dataset was collected.
     """
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path} is no JSON object")
+    document = read_json(dataset / "metadata.json")
+    for key in ("task", "simulator", "arguments", "checkpoint", "episodes"):
+        if key not in document:
+            raise ValueError(f"{dataset / 'metadata.json'} has no {key}; give a dataset of this project, whole")
     return document
 
 
 def read_row(folder: Path, root: Path) -> dict[str, Any]:
     """An episode's row of metadata.json, from its HDF5."""
-    with h5py.File(folder / f"{folder.name}.h5") as h5:
-        return {**_row(h5), "path": str(folder.relative_to(root))}
+    with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
+        return {**describe(h5), "path": str(folder.relative_to(root))}
 
 
-def _row(h5: h5py.File) -> dict[str, Any]:
-    names = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
-    row = {name: h5.attrs[name].item() for name in names}
+def describe(h5: h5py.File) -> dict[str, Any]:
+    """A whole episode's row of metadata.json, but for its path."""
+    row = {name: h5.attrs[name].item() for name in ROW_ATTRIBUTES}
     if (metric := h5.attrs.get("success_metric")) is not None:
         row["success"] = h5.attrs["success"].item()
-        row[f"final_{metric}"] = round(final_metric(h5, metric), 4)
+        value = final_metric(h5, metric)
+        row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
+    row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 
 def final_metric(h5: h5py.File, metric: str) -> float:
     """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
     return float(h5.get("full_rate", h5)[metric][-1])
-
-
-@contextmanager
-def published(output: Path, replace: bool = False) -> Iterator[Path]:
-    """A path to make a file or folder at, which becomes `output` when the block ends, and goes when the block fails.
-
-    Raises:
-        FileExistsError: `output` exists, and is no file to `replace`.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    if not replace:
-        _refuse_existing(output)
-    # cleaning up after a failure must not hide it
-    with TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.", ignore_cleanup_errors=True) as folder:
-        partial = Path(folder) / output.name
-        yield partial
-        if not replace:
-            _refuse_existing(output)  # it may have come meanwhile
-        partial.rename(output)
-
-
-def exit_on_sigterm() -> None:
-    """Let SIGTERM end this process as an exception does, so that nothing half is left; exit code 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def _refuse_existing(path: Path) -> None:
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists already")
-
-
-def fsync(path: Path) -> None:
-    """Flush a file or a folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

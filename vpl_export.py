@@ -1,6 +1,6 @@
 """Writes a dataset in the format of another library's loader; the lossless images or the MP4s go over as they are.
 
-    python vpl_export.py lerobot data/NAME --output exports/drawer           LeRobotDataset v3; needs lerobot 0.4
+    python vpl_export.py lerobot data/NAME --output exports/drawer           LeRobotDataset v3; lerobot 0.4.4 or 0.6.1
     python vpl_export.py robomimic data/NAME --output exports/drawer.hdf5    robomimic's HDF5
     python vpl_export.py act data/NAME --output exports/drawer_act           ACT's episode_0.hdf5, episode_1.hdf5, ...
     python vpl_export.py zarr data/NAME --output exports/drawer.zarr         diffusion policy's buffer; needs zarr 3
@@ -8,7 +8,8 @@
 Actions are the drives' joint targets (rad, m), absolute; `--action action` takes the policy's raw output instead. What
 columns mean, their names, units, frames and orders, and the cameras' calibration go into each export as `vpl`: a key of
 LeRobot's meta/info.json, else an attribute (JSON in HDF5). Where splits.json is there its lists train and val are what
-is exported, in this order, and the formats that know splits (LeRobot's, robomimic's) get them.
+is exported, in this order, and the formats that know splits (LeRobot's, robomimic's) get them. Whatever scales or
+normalizes is taken from the list train alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,11 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from vpl_dataset import Episode, episode_folders, load_episode
-from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, exit_on_sigterm, published, read_json
-from vpl_stats import FRAMES_PER_EPISODE, column_stats, split_folders, split_lists, spread_rows, succeeded
-from vpl_video import write_mp4
+from vpl_dataset import Episode, check_outside, episode_folders, load_episode
+from vpl_episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
+from vpl_files import exit_on_stop_signals, published, read_json, run
+from vpl_lerobot import RecordedVideos, VideoError, create_writer
+from vpl_stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 
 COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
 """What is exported besides images, calibration and the action, where an episode has it."""
@@ -51,6 +54,12 @@ class Export:
     """The column that becomes the action."""
     metadata: dict[str, Any]
     """The dataset's metadata.json."""
+    scaled_by: list[Path]
+    """The episodes whose range scales actions: the list train, also where another one is exported; else `folders`."""
+    left_out: int
+    """How many episodes of the dataset are not exported."""
+    damaged: int
+    """How many of these because they cannot be read."""
 
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
@@ -86,17 +95,22 @@ def export_robomimic(export: Export, output: Path) -> None:
     """One HDF5: data/demo_i with actions, rewards, dones, states and obs/, and mask/train and mask/valid.
 
     robomimic's actors end in a tanh, so `actions` are in [-1, 1]: column = offset + scale * actions, with the
-    attributes action_offset and action_scale of data/, from the smallest and largest values of the exported episodes.
+    attributes action_offset and action_scale of data/, from the smallest and largest values of the list train. Actions
+    of other episodes may lie beyond; they are not clipped, since that would falsify what a policy is validated on.
     """
-    stats = column_stats(export.folders, [export.action])[export.action]
+    stats = column_stats(export.scaled_by, [export.action])[export.action]
     low, high = np.array(stats["min"]), np.array(stats["max"])
-    offset, scale = (high + low) / 2, np.maximum((high - low) / 2, 1e-6)
-    with h5py.File(output, "w", rdcc_nbytes=0) as file:
+    offset, half_range = (high + low) / 2, (high - low) / 2
+    scale = np.where(half_range > 1e-6, half_range, 1)  # a column that never moves is only shifted
+    beyond = 0
+    with h5py.File(output, "w", rdcc_nbytes=0, locking=False) as file:
         data = file.create_group("data")
         for index, episode in export.episodes():
             demo = data.create_group(f"demo_{index}")
             actions = episode[export.action][:]
-            demo["actions"] = np.clip((actions - offset) / scale, -1, 1).astype(np.float32)
+            scaled = ((actions - offset) / scale).astype(np.float32)
+            demo["actions"] = scaled
+            beyond += int((np.abs(scaled).max(axis=1) > 1).sum())
             demo["states"] = episode["sim_state"][:]
             demo["rewards"] = episode["reward"][:]
             demo["dones"] = np.arange(len(actions)) == len(actions) - 1
@@ -117,6 +131,8 @@ def export_robomimic(export: Export, output: Path) -> None:
             total=sum(demo.attrs["num_samples"] for demo in data.values()), action_offset=offset, action_scale=scale,
             env_args=json.dumps({"env_name": about["task"], "type": 2, "env_kwargs": {}}), vpl=json.dumps(about),
         )  # fmt: skip
+    if beyond:
+        print(f"{beyond} rows have actions beyond -1 ... 1, which is the range of the list train; they are not clipped")
 
 
 def export_act(export: Export, output: Path) -> None:
@@ -126,7 +142,7 @@ def export_act(export: Export, output: Path) -> None:
     about = json.dumps({key: value for key, value in export.about().items() if key not in of_all})
     lengths = set()
     for index, episode in export.episodes():
-        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0) as file:
+        with h5py.File(output / f"episode_{index}.hdf5", "w", rdcc_nbytes=0, locking=False) as file:
             file["action"] = episode[export.action][:]
             file["observations/qpos"], file["observations/qvel"] = episode["joint_pos"][:], episode["joint_vel"][:]
             images = file.create_group("observations/images")
@@ -135,6 +151,8 @@ def export_act(export: Export, output: Path) -> None:
             # sim: an action belongs to the observation of its own row, not to the one before
             file.attrs.update(sim=True, compress=False, source=episode.folder.name, vpl=about)
             lengths.add(len(file["action"]))
+    if len(export.lists) > 1:
+        print("ACT's own loader knows no lists and would also train on val; --split train leaves it out")
     if len(lengths) > 1:
         print(f"episodes have {min(lengths)} to {max(lengths)} rows; ACT's own loader wants one length for all")
 
@@ -190,13 +208,14 @@ def export_zarr(export: Export, output: Path) -> None:
         data.create_array(name, data=np.concatenate(parts), compressors=codec)
     root.create_group("meta").create_array("episode_ends", data=np.array(ends[1:], np.int64))
     root.attrs["vpl"] = export.about()
+    if len(export.lists) > 1:
+        print("diffusion policy's loader knows no lists and would also train on val; --split train leaves it out")
 
 
 def export_lerobot(export: Export, output: Path) -> None:
     """A LeRobotDataset of codebase version 3, written by LeRobot itself; its videos are the recorded ones, joined."""
     import av
     import datasets
-    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
     av.logging.set_libav_level(av.logging.ERROR)  # LeRobot lets FFmpeg tell of each video, and a bar be drawn for each
     datasets.disable_progress_bars()
@@ -205,12 +224,11 @@ def export_lerobot(export: Export, output: Path) -> None:
         features = lerobot_features(first, about)
         keys = {f"observation.images.{name}": camera for camera, name in enumerate(first.camera_names)}
     rate = Fraction(1 / (about["step_dt"] * about["video_interval"])).limit_denominator(1001)
-    dataset = LeRobotDataset.create(
-        f"local/{export.name}", fps=int(rate) if rate.denominator == 1 else float(rate), features=features,
-        root=output, robot_type=about["robot"], vcodec="h264",
-    )  # fmt: skip
-    videos = dataset._streaming_encoder = RecordedVideos(keys, output, rate)
-    dataset.meta.info["vpl"] = about
+    output = output.absolute()  # LeRobot opens videos there by FFmpeg, to which `a:b/x.mp4` is of a protocol `a`
+    videos = RecordedVideos(keys, output, rate)
+    fps = int(rate) if rate.denominator == 1 else float(rate)
+    writer = create_writer(f"local/{export.name}", output, fps, about["robot"], features, videos)
+    stats, of_train = output / "meta" / "stats.json", b""
     try:
         for index, episode in export.episodes():
             videos.episode = episode
@@ -218,12 +236,17 @@ def export_lerobot(export: Export, output: Path) -> None:
             length = len(rows["timestamp"])
             rows |= {"size": length, "task": [about["language_instruction"]] * length, "episode_index": index}
             rows |= {"index": [], "task_index": [], **{key: [None] * length for key in keys}}
-            dataset.save_episode(rows)
+            writer.save_episode(rows)
+            if index in export.lists.get("train", []):
+                of_train = stats.read_bytes()
     finally:
-        dataset.finalize()  # also after a failure: LeRobot would write once more when it is collected
-    if ranges := {name: f"{numbers[0]}:{numbers[-1] + 1}" for name, numbers in export.lists.items() if numbers}:
-        path = output / "meta" / "info.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"splits": ranges}, indent=4))
+        writer.finalize()  # also after a failure: LeRobot would write once more when it is collected
+    if of_train:  # LeRobot's policies normalize with them; by now they are of the list val, too
+        stats.write_bytes(of_train)
+    info = output / "meta" / "info.json"
+    ranges = {name: f"{numbers[0]}:{numbers[-1] + 1}" for name, numbers in export.lists.items() if numbers}
+    document = json.loads(info.read_text())
+    info.write_text(json.dumps(document | {"vpl": about, "splits": ranges or document["splits"]}, indent=4))
 
 
 def lerobot_features(first: Episode, about: dict[str, Any]) -> dict[str, Any]:
@@ -267,57 +290,33 @@ def lerobot_rows(episode: Episode, about: dict[str, Any]) -> dict[str, np.ndarra
     return rows
 
 
-class RecordedVideos:
-    """Stands in the place of LeRobot's StreamingVideoEncoder and hands it the recorded videos, in real time."""
-
-    episode: Episode
-    """Whose turn it is."""
-
-    def __init__(self, cameras: dict[str, int], folder: Path, fps: Fraction) -> None:
-        self._cameras, self._folder, self._fps = cameras, folder, fps
-
-    def finish_episode(self) -> dict[str, tuple[Path, dict[str, np.ndarray]]]:
-        """By feature a video, in a folder of its own that LeRobot removes, and its pixels' statistics."""
-        return {key: (self._video(camera), self._stats(camera)) for key, camera in self._cameras.items()}
-
-    def close(self) -> None:
-        """LeRobot's call at the end; nothing is open."""
-
-    def _video(self, camera: int) -> Path:
-        path = self._folder / f"tmp_{camera}" / f"{self.episode.folder.name}.mp4"
-        path.parent.mkdir()
-        write_mp4(self.episode.video(camera), path, self._fps)
-        return path
-
-    def _stats(self, camera: int) -> dict[str, np.ndarray]:
-        from lerobot.datasets.compute_stats import RunningQuantileStats
-
-        color, stats = self.episode["color"], RunningQuantileStats()
-        for row in spread_rows(len(color), FRAMES_PER_EPISODE):
-            stats.update(color[row, camera][::2, ::2].reshape(-1, 3))
-        return stats.get_statistics()
-
-
 FORMATS: dict[str, Callable[[Export, Path], None]] = {
     "lerobot": export_lerobot, "robomimic": export_robomimic, "act": export_act, "zarr": export_zarr,
 }  # fmt: skip
-NEEDS = {"lerobot": ((0, 4, 4), (0, 5)), "zarr": ((3,), (4,))}
-"""Formats that are written by a library: from which release on, and before which."""
+NEEDS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
+    "lerobot": {"lerobot>=0.4.4,<0.5": ((0, 4, 4), (0, 5)), "lerobot[dataset]>=0.6.1,<0.7": ((0, 6, 1), (0, 7))},
+    "zarr": {"zarr>=3,<4": ((3,), (4,))},
+}
+"""Formats that are written by a library: what to install, from which release on it works, and before which."""
 
 
 def main(argv: list[str] | None = None) -> int:
     export, write, output = parse_args(argv)
-    exit_on_sigterm()
+    exit_on_stop_signals()
     try:
         with published(output) as path:
             write(export, path)
+    except KeyError as error:
+        print(f"error: an episode is not whole: {error.args[0]}; vpl_dataset.py validate says which", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    except OSError as error:
+    except (OSError, VideoError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    print(f"{output}: {len(export.folders)} episodes, action = {export.action}")
-    return 0
+    left_out = f" ({export.left_out} left out)" if export.left_out else ""
+    print(f"{output}: {len(export.folders)} episodes{left_out}, action = {export.action}")
+    return int(export.damaged > 0)
 
 
 def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path], None], Path]:
@@ -330,16 +329,20 @@ def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path],
     parser.add_argument("--output", type=Path, required=True, help="new folder (robomimic: file)")
     parser.add_argument("--action", choices=("joint_pos_target", "action"), default="joint_pos_target",
         help="what becomes the action: joint targets, or the policy's raw output [joint_pos_target]")  # fmt: skip
-    parser.add_argument("--split", help="only this list of splits.json: train or val")
+    parser.add_argument("--split", help="only this list: train or val")
+    parser.add_argument("--splits", type=Path, metavar="FILE", help="the file of lists [DATASET/splits.json]")
     parser.add_argument("--only_success", action="store_true", help="leave out episodes without success")
+    parser.add_argument("--failed", action="store_true", help="take in the episodes in failed/, which are in no list")
     args = parser.parse_args(argv)
     try:
         if os.path.lexists(args.output):
             parser.error(f"--output {args.output} exists already; give a new one")
-        if not (args.dataset / "metadata.json").is_file() or not episode_folders(args.dataset):
+        found = all_episode_folders(args.dataset) if args.failed else episode_folders(args.dataset)
+        if not (args.dataset / "metadata.json").is_file() or not found:
             parser.error(f"{args.dataset} holds no metadata.json or no episode; give the folder that was collected")
         check_library(args.format)
-        export = choose(args.dataset, args.split, args.action, args.only_success)
+        check_outside(args.output, [args.dataset])
+        export = choose(args)
     except (OSError, ValueError) as error:
         parser.error(" ".join(str(error).split()))
     return export, FORMATS[args.format], args.output
@@ -353,36 +356,60 @@ def check_library(name: str) -> None:
     """
     if name not in NEEDS:
         return
-    low, high = NEEDS[name]
     try:
         found = version(name)
     except PackageNotFoundError:
         found = "none"
-    if not low <= tuple(map(int, re.findall(r"\d+", found)[:3])) < high:
-        wanted = f"{name}>={'.'.join(map(str, low))},<{'.'.join(map(str, high))}"
-        raise ValueError(f"{name} is needed, found {found}: pip install '{wanted}'")
+    release = tuple(map(int, re.findall(r"\d+", found)[:3]))
+    works = any(low <= release < high for low, high in NEEDS[name].values())
+    if works and name == "lerobot" and find_spec("datasets") is None:
+        works, found = False, f"{found} without its extra dataset"
+    if not works:
+        wanted = " or ".join(f"'{requirement}'" for requirement in NEEDS[name])
+        raise ValueError(f"{name} is needed, found {found}: pip install {wanted}")
 
 
-def choose(dataset: Path, split: str | None, action: str, only_success: bool) -> Export:
+def choose(args: argparse.Namespace) -> Export:
     """The episodes to export: those of one list, else of train and val where there are lists, else all.
 
     Raises:
-        ValueError: there is no such list, nothing is left, or metadata.json is damaged.
+        ValueError: there is no such list, one is out of date, nothing is left, or metadata.json is damaged.
     """
-    lists = split_lists(dataset)
-    names = [split] if split else [name for name in ("train", "val") if lists.get(name)]
+    dataset, splits = args.dataset, args.splits or args.dataset / "splits.json"
+    lists = split_lists(dataset, splits)
+    names: list[str | None] = [args.split] if args.split else [name for name in ("train", "val") if lists.get(name)]
     if lists and not names:
-        raise ValueError(f"{dataset / 'splits.json'} has no train or val; give one of its lists with --split")
-    chosen = {name: split_folders(dataset, name) for name in names} or {"": episode_folders(dataset)}
-    if only_success:
-        chosen = {name: [folder for folder in folders if succeeded(folder)] for name, folders in chosen.items()}
+        raise ValueError(f"{splits} has no train or val; give one of its lists with --split")
+    if not args.split:
+        check_split_is_complete(dataset, splits)
+    of_dataset = all_episode_folders(dataset) if args.failed else episode_folders(dataset)
+    whole = without_damaged(of_dataset)
+
+    def wanted(folders: list[Path]) -> list[Path]:
+        readable = [folder for folder in folders if folder in whole]
+        return [folder for folder in readable if succeeded(folder)] if args.only_success else readable
+
+    listed = names or ([None] if episode_folders(dataset) else [])  # all may have failed
+    chosen = {name: wanted(split_folders(dataset, name, splits)) for name in listed}
     folders = [folder for part in chosen.values() for folder in part]
+    if args.failed:
+        folders += wanted([folder for folder in of_dataset if folder.parent.name == "failed"])
     if not folders:
         raise ValueError(f"{dataset}: no episode is left to export")
     ends = np.cumsum([len(part) for part in chosen.values()]).tolist()
     numbers = {n: list(range(end - len(chosen[n]), end)) for n, end in zip(chosen, ends, strict=True) if n}
-    return Export(dataset.resolve().name, folders, numbers, action, read_json(dataset / "metadata.json"))
+    train = wanted(split_folders(dataset, "train", splits)) if lists.get("train") else []
+    return Export(
+        name=dataset.resolve().name,
+        folders=folders,
+        lists=numbers,
+        action=args.action,
+        metadata=read_json(dataset / "metadata.json"),
+        scaled_by=train or folders,
+        left_out=len(of_dataset) - len(folders),
+        damaged=len(of_dataset) - len(whole),
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -1,6 +1,6 @@
 """Checks the images of an episode: against its videos, against themselves, and against what moved.
 
-for row, reason in check_images(h5, rows, folder): ...
+for row, reason in check_images(h5["color"], rows, folder, fps): ...
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 LEAST_PSNR_DB = 25.0
-"""Of a video frame against its row; x264 at crf 18 gives 35 to 45."""
+"""Of a video frame against its row; x264 at quantizer 19 gives 35 to 45."""
 MIN_BRIGHTNESS, MIN_CONTRAST = 3.0, 1.0  # mean and deviation in levels of 255
 MOVED_RAD = 0.02
 """A joint that turns by this much changes some pixel of every camera that sees the arm."""
@@ -28,17 +28,28 @@ NEAR, MIN_CHANGE = 0.08, 0.05
 """About the tool (share of the picture's height) at least this share of the pixels changes when it has moved."""
 STRIDE = 2
 """Every second pixel of both axes is looked at."""
+CHROMA = np.array([(-0.1146, -0.3854, 0.5), (0.5, -0.4542, -0.0458)], np.float32)
+"""BT.709's Cb and Cr of R, G, B."""
+MOST_LINES = 8
+"""Lines, of those that are looked at, by which the colours of a video may be displaced."""
 
 
-def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) -> Iterator[tuple[int | None, str]]:
-    """Each problem of `color` and the videos: row (None: all) and reason. `rows` are the columns of numbers."""
-    if not isinstance(color := h5.get("color"), h5py.Dataset) or color.ndim != 5 or color.dtype != np.uint8:
-        return
+def check_images(
+    color: h5py.Dataset, rows: Mapping[str, np.ndarray], folder: Path, fps: float | None
+) -> Iterator[tuple[int | None, str]]:
+    """Each problem of `color` and the videos: row (None: all) and reason.
+
+    Args:
+        color: as in the format, whole.
+        rows: the columns of numbers, as long as `color`.
+        folder: the episode's.
+        fps: what the file says of the videos' rate; None: nothing.
+    """
     for camera in range(color.shape[1]):
         try:
             # a row at a time: HDF5 is four times slower with the stride in its own selection
             images = np.stack([color[row, camera][::STRIDE, ::STRIDE] for row in range(len(color))])
-        except (OSError, ValueError):  # the second: there are no rows
+        except OSError:
             yield None, f"color of camera_{camera} cannot be read: a chunk is damaged"
             continue
         name = f"camera_{camera}"
@@ -50,7 +61,7 @@ def check_images(h5: h5py.File, rows: Mapping[str, np.ndarray], folder: Path) ->
             _tool_moves(images, rows, camera),
         ):
             yield from ((row, f"{name} {reason}") for row, reason in check)
-        yield from _video(images, folder / name / f"{folder.name}.mp4", h5)
+        yield from check_video(images, folder / name / f"{folder.name}.mp4", color.shape[2:4], fps)
 
 
 def _looks(images: np.ndarray) -> Iterator[tuple[int | None, str]]:
@@ -88,14 +99,16 @@ def _first(images: np.ndarray, rows: Mapping[str, np.ndarray]) -> Iterator[tuple
         yield 0, "is stale: it differs from the next as no other picture does"
 
 
-def _video(images: np.ndarray, path: Path, h5: h5py.File) -> Iterator[tuple[int | None, str]]:
-    """The video has the frames of `color`, but for its lossy compression."""
+def check_video(
+    images: np.ndarray, path: Path, size: tuple[int, int], fps: float | None
+) -> Iterator[tuple[int | None, str]]:
+    """The video shows the images of `size` (H, W) px, of which `images` are every STRIDE-th, but for its losses."""
     name = f"{path.parent.name}/{path.name}"
     if not path.is_file():
         yield None, f"{name} is missing"
         return
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path.absolute())) as container:
             rate = container.streams.video[0].average_rate
             shapes, frames = set(), []
             for frame in container.decode(video=0):
@@ -104,15 +117,15 @@ def _video(images: np.ndarray, path: Path, h5: h5py.File) -> Iterator[tuple[int 
     except (av.FFmpegError, IndexError) as error:
         yield None, f"{name} cannot be decoded: {getattr(error, 'strerror', error)}"
         return
-    size = h5["color"].shape[2:4]
     if len(frames) != len(images) or shapes != {size}:
         yield (
             None,
             f"{name} has {len(frames)} frames of {' and '.join(map(str, shapes))}, color {len(images)} of {size}",
         )
         return
-    if rate is not None and abs(float(rate) - h5.attrs.get("fps", float(rate))) > 0.01:
-        yield None, f"{name} plays {float(rate):g} frames/s, fps is {h5.attrs['fps']:g}"
+    if rate is not None and fps is not None and abs(float(rate) - fps) > 0.01:
+        yield None, f"{name} plays {float(rate):g} frames/s, fps is {fps:g}"
+    yield from _displaced(frames, images, name)
     errors = np.array(
         [np.square(frame.astype(np.float32) - image).mean() for frame, image in zip(frames, images, strict=True)]
     )
@@ -132,6 +145,22 @@ def _late(
         shifted = np.mean([np.square(frames[row].astype(np.float32) - images[row + lag]).mean() for row in others])
         if shifted < 0.5 * errors.mean():
             yield None, f"{name} shows the row {'before' if lag < 0 else 'after'}"
+
+
+def _displaced(frames: list[np.ndarray], images: np.ndarray, name: str) -> Iterator[tuple[int | None, str]]:
+    """The colours lie where the shapes are: the chroma planes fit the images nowhere better than in their place."""
+    few = slice(None, None, max(1, len(images) // 8))
+    most = min(MOST_LINES, images.shape[1] // 4)
+    inner = slice(most, images.shape[1] - most)
+    for weights in CHROMA:
+        shown, own = np.stack(frames[few])[:, inner] @ weights, images[few] @ weights
+        errors = {
+            lines: np.square(shown - np.roll(own, lines, axis=1)[:, inner]).mean() for lines in range(-most, most + 1)
+        }
+        best = min(errors, key=lambda lines: errors[lines])
+        if errors[best] < 0.5 * errors[0]:
+            yield None, f"{name} shows colours {abs(best) * STRIDE} px too {'low' if best > 0 else 'high'}"
+            return
 
 
 def _stands(images: np.ndarray, rows: Mapping[str, np.ndarray], camera: int) -> Iterator[tuple[int | None, str]]:

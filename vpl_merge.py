@@ -7,16 +7,20 @@ in metadata.json, say where it came from. Lists of splits.json are not taken ove
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import h5py
 
-from vpl_episode import LOW_DIM, all_episode_folders, published, read_json, read_row
-from vpl_validate import MOTION, motion_digest
+from vpl_episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
+from vpl_episode_checks import MOTION, motion_digest
+from vpl_files import published
+from vpl_runs import recorded_runs
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""
@@ -26,10 +30,17 @@ SHARED_ATTRIBUTES = (
 """And of an episode's attributes."""
 
 
+NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+"""Another disk, one without hard links, a file of another user, or too many links."""
+OWN = ("episodes", "runs")
+"""What the merged dataset has of all of them, so that `sources` does not repeat it."""
+
+
 def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     """Merge into the new folder `output`, which appears when it is whole; with `copy` videos are copied, too.
 
-    What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's.
+    What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's, and
+    `runs` has all runs, of which every episode says its own.
 
     Returns:
         The number of episodes.
@@ -37,30 +48,36 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     Raises:
         FileExistsError: `output` exists.
         ValueError: the datasets do not go together, or an episode is in two of them.
+        OSError: an episode cannot be read: a merged dataset lacks none silently.
     """
-    metadata = [read_json(dataset / "metadata.json") for dataset in datasets]
-    if lacking := [
-        dataset for dataset, document in zip(datasets, metadata, strict=True) if "arguments" not in document
-    ]:
-        raise ValueError(f"{lacking[0] / 'metadata.json'} has no arguments; merge takes datasets of this project")
-    episodes = [folder for dataset in datasets for folder in all_episode_folders(dataset)]
+    metadata = [read_metadata(dataset) for dataset in datasets]
+    owner = {folder: dataset for dataset in datasets for folder in all_episode_folders(dataset)}
+    episodes = list(owner)
+    if damaged := next(filter(None, map(damage, episodes)), None):
+        raise OSError(damaged)
     _check_agreement(datasets, metadata)
     _check_distinct(episodes)
     num_envs = metadata[0]["arguments"]["num_envs"]
+    runs = list(map(recorded_runs, metadata))
+    first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
     with published(output) as folder:
         folder.mkdir()
         for index, episode in enumerate(episodes):
-            parent = folder / "failed" if episode.parent.name == "failed" else folder
-            _copy_episode(episode, parent / f"episode_{index:03d}", index, num_envs, copy)
+            dataset = owner[episode]
+            parent = folder if episode.parent == dataset else folder / "failed"
+            # round and env_index count on, as they do in a collection of num_envs
+            numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
+            attrs = {**numbers, "run": first_run[dataset], "source": f"{dataset.resolve().name}/{episode.name}"}
+            _copy_episode(episode, parent / f"episode_{index:03d}", attrs, copy)
         rows = [read_row(episode, folder) for episode in all_episode_folders(folder)]
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
         sources = [
-            {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key != "episodes"}}
+            {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key not in OWN}}
             for dataset, source in zip(datasets, metadata, strict=True)
         ]
         document = metadata[0] | {key: counts[key] for key in counts if key in metadata[0]}
-        document |= {"sources": sources, "episodes": rows}
-        (folder / "metadata.json").write_text(json.dumps(document, indent=1))
+        document |= {"runs": list(chain(*runs)), "sources": sources, "episodes": rows}
+        (folder / "metadata.json").write_text(json.dumps(document, indent=1, allow_nan=False))
     return len(rows)
 
 
@@ -78,7 +95,7 @@ def _check_agreement(datasets: list[Path], metadata: list[dict[str, Any]]) -> No
 def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     """What must be equal in all datasets."""
     first = all_episode_folders(dataset)[0]
-    with h5py.File(first / f"{first.name}.h5") as h5:
+    with h5py.File(first / f"{first.name}.h5", locking=False) as h5:
         attrs = {name: h5.attrs.get(name) for name in SHARED_ATTRIBUTES}
         columns = {name: h5[name].shape[1:] for name in ("color", *LOW_DIM) if name in h5}
         names = {name: list(h5[name].attrs["names"]) for name in columns if "names" in h5[name].attrs}
@@ -91,34 +108,37 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
 def _check_distinct(episodes: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for folder in episodes:
-        with h5py.File(folder / f"{folder.name}.h5") as h5:
+        with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
             digest = motion_digest({name: h5[name][:] for name in MOTION})
         if digest in seen:
             raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
         seen[digest] = folder
 
 
-def _copy_episode(source: Path, target: Path, index: int, num_envs: int, copy: bool) -> None:
+def _copy_episode(source: Path, target: Path, attrs: dict[str, Any], copy: bool) -> None:
+    """`attrs` are the episode's new attributes; `run` is that of its dataset's run 0."""
     target.mkdir(parents=True)
-    for video in source.glob("camera_*/*.mp4"):
-        new = target / video.parent.name / f"{target.name}.mp4"
-        new.parent.mkdir(parents=True, exist_ok=True)
-        _copy(video, new) if copy else _link(video, new)
     h5_path = target / f"{target.name}.h5"
-    shutil.copyfile(source / f"{source.name}.h5", h5_path)
-    with h5py.File(h5_path, "r+") as h5:
-        # round and env_index count on, as they do in a collection of num_envs
-        h5.attrs.update(episode_index=index, round=index // num_envs, env_index=index % num_envs)
-        dataset = source.parent.parent if source.parent.name == "failed" else source.parent
-        h5.attrs.setdefault("source", f"{dataset.resolve().name}/{source.name}")
+    _copy(source / f"{source.name}.h5", h5_path)
+    with h5py.File(h5_path, "r+", locking=False) as h5:
+        for camera in range(h5["color"].shape[1]):
+            place = target / f"camera_{camera}"
+            place.mkdir()
+            video = source / place.name / f"{source.name}.mp4"
+            (_copy if copy else _link)(video, place / f"{target.name}.mp4")
+        first = {"source": h5.attrs["source"]} if "source" in h5.attrs else {}
+        h5.attrs.update({**attrs, **first, "run": attrs["run"] + int(h5.attrs.get("run", 0))})
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+    with open(source, "rb") as old, open(target, "xb") as new:
+        shutil.copyfileobj(old, new, 1 << 20)
 
 
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # another disk, or one without hard links
+    except OSError as error:
+        if error.errno not in NO_LINK:
+            raise
         _copy(source, target)

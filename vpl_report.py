@@ -1,7 +1,7 @@
 """Writes a dataset's report: one HTML file that opens from the disk, `python vpl_dataset.py view DATASET`.
 
-    path = write_report(Path("data/NAME"))      # data/NAME/report.html, beside the videos that it plays
-    serve(path, port=8000)                      # for a browser on another machine
+    write_report(dataset, folders, dataset / "report.html")        # beside the videos that it plays
+    serve(report, folders, host="127.0.0.1", port=8000)            # for a browser that does not see the disk
 
 The page (report/page.html) and uPlot (MIT licence), which draws the curves, are put into the file, and so are a
 thumbnail and the numbers of each episode: at most MOST_ROWS rows, in 16 bits a value, deflated.
@@ -14,17 +14,21 @@ import html
 import io
 import json
 import os
+import posixpath
+import re
+import sys
 import zlib
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote, urlsplit
 
 import imageio.v3 as iio
 import numpy as np
 
 from vpl_dataset import Episode, load_episode
-from vpl_episode import all_episode_folders, published, read_json
+from vpl_files import published, read_json
 from vpl_stats import spread_rows
 
 PAGE = Path(__file__).parent / "report"
@@ -37,44 +41,47 @@ RANGES = 32767
 """What a column's least and greatest value become in 16 bits, with a sign."""
 
 
-def write_report(dataset: Path) -> Path:
-    """Write `report.html` into the dataset's folder, in the place of an earlier one; returns its path.
+def write_report(dataset: Path, folders: list[Path], path: Path) -> Path:
+    """Write the page of the episodes `folders` to `path`, in the place of an earlier one; returns `path`.
 
     Raises:
         ValueError: there is another page of this name.
     """
-    path = dataset / "report.html"
     if path.exists() and MARK not in path.read_text(errors="replace"):
         raise ValueError(f"{path} is not of this program, which would write there; give it another name")
-    folders = all_episode_folders(dataset)
     numbers = bytearray()
     episodes = []
     for folder in folders:
         with load_episode(folder) as episode:
-            episodes.append(describe(episode, dataset, numbers))
+            episodes.append(describe(episode, path.parent, numbers))
     data: dict[str, Any] = {"name": dataset.resolve().name, "episodes": episodes, "summary": summary(dataset)}
-    packed = base64.b64encode(zlib.compress(bytes(numbers), 9)).decode()
-    page = (PAGE / "page.html").read_text()
-    for name, text in {
+    parts = {
         "TITLE": html.escape(data["name"]), "UPLOT_CSS": (PAGE / "uPlot.min.css").read_text(),
         "UPLOT_JS": (PAGE / "uPlot.iife.min.js").read_text(), "PAGE_JS": (PAGE / "page.js").read_text(),
-        "DATA": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("</", "<\\/"), "NUMBERS": packed,
-    }.items():  # fmt: skip
-        page = page.replace(f"{{{{{name}}}}}", text)
+        "DATA": script_json(data), "NUMBERS": base64.b64encode(zlib.compress(bytes(numbers), 9)).decode(),
+    }  # fmt: skip
+    # in one pass: recorded text may hold what looks like a place of the page
+    page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (PAGE / "page.html").read_text())
     with published(path, replace=True) as new:
         new.write_text(page)
     return path
 
 
-def describe(episode: Episode, dataset: Path, numbers: bytearray) -> dict[str, Any]:
-    """What the page knows of an episode; its curves are appended to `numbers`."""
+def script_json(data: dict[str, Any]) -> str:
+    """JSON that nothing in it can end the script that it stands in."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return re.sub("[<>&\u2028\u2029]", lambda character: f"\\u{ord(character[0]):04x}", text)
+
+
+def describe(episode: Episode, place: Path, numbers: bytearray) -> dict[str, Any]:
+    """What the page in the folder `place` knows of an episode; its curves are appended to `numbers`."""
     attrs, file = episode.attrs, episode.h5
     length = len(file["color"])
     rows = spread_rows(length, MOST_ROWS)
     described = {
         "name": episode.folder.name,
         "videos": [
-            {"name": name, "path": str(episode.video(camera).relative_to(dataset))}
+            {"name": name, "path": relative(episode.video(camera), place)}
             for camera, name in enumerate(episode.camera_names)
         ],
         "size": list(file["color"].shape[2:4]),
@@ -131,39 +138,63 @@ def summary(dataset: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def serve(report: Path, port: int) -> None:
-    """Serve the dataset's folder on all addresses until Ctrl-C.
+def relative(file: Path, place: Path) -> str:
+    """A file's path seen from the folder `place`, with slashes."""
+    return Path(os.path.relpath(file.resolve(), place.resolve())).as_posix()
+
+
+def serve(report: Path, folders: list[Path], host: str, port: int) -> None:
+    """Serve the page and the videos of the episodes `folders`, and nothing else, until Ctrl-C.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is taken, or `host` is no address of this machine.
     """
-    with ThreadingHTTPServer(("", port), partial(_Handler, directory=str(report.parent))) as server:
-        print(f"http://{os.uname().nodename}:{server.server_port}/{report.name} (Ctrl-C ends)", flush=True)
+    files = {f"/{report.name}": report}
+    for folder in folders:
+        with load_episode(folder) as episode:
+            videos = [episode.video(camera) for camera in range(len(episode.camera_names))]
+        files |= {posixpath.normpath(f"/{relative(video, report.parent)}"): video for video in videos}
+    with _Server((host, port), partial(_Handler, files)) as server:
+        name = os.uname().nodename if host in ("0.0.0.0", "::", "") else host
+        print(f"http://{name}:{server.server_port}/{quote(report.name)} (Ctrl-C ends)", flush=True)
         server.serve_forever()
 
 
-class _Handler(SimpleHTTPRequestHandler):
-    """Answers requests for a part of a file, without which browsers cannot seek in videos."""
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that drops a request is nothing to tell of."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Answers requests for the given files, also for parts, without which browsers cannot seek in videos."""
+
+    def __init__(self, files: dict[str, Path], *of_request: Any) -> None:
+        self._files = files
+        super().__init__(*of_request)
 
     def do_GET(self) -> None:
-        path, asked = Path(self.translate_path(self.path)), self.headers.get("Range", "")
-        first, _, last = asked.removeprefix("bytes=").partition("-")
-        if not (asked.startswith("bytes=") and first.isdigit() and path.is_file()):
-            super().do_GET()
+        path = self._files.get(unquote(urlsplit(self.path).path))
+        if path is None or not path.is_file():
+            self.send_error(404)
             return
-        size = path.stat().st_size
-        end = min(int(last) if last.isdigit() else size - 1, size - 1)
-        if int(first) > end:
+        size, asked = path.stat().st_size, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        first = int(asked[1]) if asked else 0
+        end = min(int(asked[2]), size - 1) if asked and asked[2] else size - 1
+        if first > end:
             self.send_error(416)  # not satisfiable
             return
-        self.send_response(206)
-        self.send_header("Content-Type", self.guess_type(str(path)))
-        self.send_header("Content-Range", f"bytes {first}-{end}/{size}")
-        self.send_header("Content-Length", str(end + 1 - int(first)))
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Type", "video/mp4" if path.suffix == ".mp4" else "text/html; charset=utf-8")
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(end + 1 - first))
+        if asked:
+            self.send_header("Content-Range", f"bytes {first}-{end}/{size}")
         self.end_headers()
         with open(path, "rb") as file:
-            file.seek(int(first))
-            self.wfile.write(file.read(end + 1 - int(first)))
+            file.seek(first)
+            self.wfile.write(file.read(end + 1 - first))
 
     def log_message(self, *_: object) -> None:
         """Say nothing of each request."""

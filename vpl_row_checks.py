@@ -1,15 +1,14 @@
 """Checks an episode's numbers against each other: what vpl_validate.py asks of each row, and of one row and the next.
 
-for row, reason in check_rows(h5, rows, metadata): ...
+for row, reason in check_rows(rows, about): ...
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 
 from simulators import CameraCfg
@@ -34,33 +33,47 @@ STEP_RAD = 0.05  # between positions and the velocities' trapezoid; a joint move
 EQUAL = 1e-4
 
 
-def check_rows(h5: h5py.File, rows: Rows, metadata: Mapping[str, Any]) -> Found:
+@dataclass(frozen=True)
+class About:
+    """What is said of an episode's columns; what is not of the right type is left out."""
+
+    attrs: Mapping[str, Any]
+    """The file's attributes."""
+    names: Mapping[str, list[str]]
+    """By column, what its numbers are called."""
+    terms: Mapping[str, tuple[int, int]]
+    """Start and end of the observation's terms in `proprio`."""
+    cameras: list[Any]
+    """The list `cameras` of metadata.json."""
+
+
+def check_rows(rows: Rows, about: About) -> Found:
     """What the numbers of a row, and of one row and the next, must have to do with each other."""
     finite = {name: data for name, data in rows.items() if np.isfinite(data).all()}
-    yield from _time(h5, finite)
+    yield from _time(about, finite)
     yield from _rotations(finite)
     yield from _motion(finite)
-    yield from _tool(h5, finite)
-    yield from _cameras(finite, metadata)
-    yield from _state(h5, finite)
-    if str(h5.attrs.get("task", "")).startswith(DRAWER_TASK):
-        yield from _drawer_task(h5, finite)
+    yield from _tool(about, finite)
+    yield from _cameras(finite, about.cameras)
+    yield from _state(finite)
+    if about.attrs.get("task", "").startswith(DRAWER_TASK):
+        yield from _drawer_task(about, finite)
 
 
-def _time(h5: h5py.File, rows: Rows) -> Found:
+def _time(about: About, rows: Rows) -> Found:
     if "timestamps" not in rows:
         return
     times, steps = rows["timestamps"], np.diff(rows["timestamps"])
     if (steps <= 0).any():
         yield int(np.argmax(steps <= 0)) + 1, "timestamps do not increase"
-    elif "step_dt" in h5.attrs and len(times) > 1:
+    elif "step_dt" in about.attrs and len(times) > 1:
         expected = np.arange(len(times)) * steps[0]
-        whole = steps[0] / h5.attrs["step_dt"] in (1, h5.attrs.get("video_interval", 1)) or np.isclose(
-            steps[0] / h5.attrs["step_dt"], h5.attrs.get("video_interval", 1)
+        whole = steps[0] / about.attrs["step_dt"] in (1, about.attrs.get("video_interval", 1)) or np.isclose(
+            steps[0] / about.attrs["step_dt"], about.attrs.get("video_interval", 1)
         )
         off = np.abs(times - expected) > 1e-6 * (1 + times)
         if off.any() or not whole:
-            yield int(np.argmax(off)), f"timestamps are not multiples of step_dt {h5.attrs['step_dt']:.4g} s from 0"
+            yield int(np.argmax(off)), f"timestamps are not multiples of step_dt {about.attrs['step_dt']:.4g} s from 0"
 
 
 def _rotations(rows: Rows) -> Found:
@@ -106,9 +119,9 @@ def _motion(rows: Rows) -> Found:
         yield int(np.argmax(jump)) + 1, "joint_pos jumps by more than joint_vel allows"
 
 
-def _tool(h5: h5py.File, rows: Rows) -> Found:
+def _tool(about: About, rows: Rows) -> Found:
     """The tool centre point is where the joint angles of a Panda at the env's origin put it."""
-    names = list(h5["joint_pos"].attrs.get("names", ())) if "joint_pos" in rows else []
+    names = about.names.get("joint_pos", []) if "joint_pos" in rows else []
     if not {"ee_position", "ee_rotation"} <= rows.keys() or not set(ARM) <= set(names):
         return
     T_tool = panda_tool(rows["joint_pos"][:, [names.index(name) for name in ARM]])
@@ -122,17 +135,20 @@ def _tool(h5: h5py.File, rows: Rows) -> Found:
         yield worst, f"ee_rotation is {np.degrees(turn[worst]):.0f} degrees off the tool of joint_pos (its order?)"
 
 
-def _cameras(rows: Rows, metadata: Mapping[str, Any]) -> Found:
+def _cameras(rows: Rows, listed: list[Any]) -> Found:
     """A camera stands in the env or on the hand, where metadata.json says."""
     if "extrinsics" not in rows:
         return
-    listed = metadata.get("cameras", [])
     for camera in range(rows["extrinsics"].shape[1]):
         pose, what = rows["extrinsics"][:, camera], f"extrinsics of camera_{camera}"
-        cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
+        try:
+            cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
+        except (TypeError, ValueError) as error:
+            yield None, f"camera_{camera} in metadata.json is none: {error}"
+            continue
         mounts = {"env": pose}
         if {"ee_position", "ee_rotation"} <= rows.keys():
-            mounts["gripper"] = np.linalg.inv(_hand(rows)) @ pose
+            mounts["gripper"] = _inverse(_hand(rows)) @ pose
         if cfg is None:
             spread = {name: float(np.ptp(mount[:, :3, 3], axis=0).max()) for name, mount in mounts.items()}
             if "gripper" in spread and min(spread.values()) > CAMERA_M:
@@ -158,7 +174,7 @@ def _cameras(rows: Rows, metadata: Mapping[str, Any]) -> Found:
             yield None, f"intrinsics of camera_{camera} are not those of '{cfg.name}' in metadata.json"
 
 
-def _state(h5: h5py.File, rows: Rows) -> Found:
+def _state(rows: Rows) -> Found:
     """What a state says of joints and drawer is what their columns say in the same row."""
     if "sim_state" not in rows or len(rows["sim_state"]) < 8:
         return
@@ -196,7 +212,7 @@ def _ascend(places: list[np.ndarray]) -> bool:
     return True
 
 
-def _drawer_task(h5: h5py.File, rows: Rows) -> Found:
+def _drawer_task(about: About, rows: Rows) -> Found:
     """Observations and drive targets of the drawer task are functions of the other columns."""
     if {"action", "joint_pos_target"} <= rows.keys() and rows["action"].shape[1] == 8:
         arm = rows["joint_pos_target"][:, :7] - rows["action"][:, :7]
@@ -205,10 +221,9 @@ def _drawer_task(h5: h5py.File, rows: Rows) -> Found:
         fingers = rows["joint_pos_target"][:, 7:9].max(axis=1) < 0.02
         if (closes != fingers).any():
             yield int(np.argmax(closes != fingers)), "joint_pos_target of the fingers is not what action asks"
-    terms = obs_terms(h5)
-    if "proprio" not in rows or not terms:
+    if "proprio" not in rows:
         return
-    part = {name: rows["proprio"][:, start:end] for name, (start, end) in terms.items()}
+    part = {name: rows["proprio"][:, start:end] for name, (start, end) in about.terms.items()}
     for term, name in {
         "joint_pos_rel": "joint_pos",
         "joint_vel_rel": "joint_vel",
@@ -219,8 +234,7 @@ def _drawer_task(h5: h5py.File, rows: Rows) -> Found:
         column = rows[name].reshape(len(rows[name]), -1)
         if part[term].shape == column.shape:
             yield from _constant(part[term] - column, f"proprio's {term} is not that of {name}")
-    dense = h5.attrs.get("video_interval", 1) == 1 or "frame_step" in rows
-    if dense and "last_action" in part and "action" in rows:
+    if about.attrs.get("video_interval", 1) == 1 and "last_action" in part and "action" in rows:
         off = np.abs(part["last_action"][1:] - rows["action"][:-1]).max(axis=1) > EQUAL
         if off.any():
             yield int(np.argmax(off)) + 1, "proprio's last_action is not the row before's action"
@@ -268,16 +282,18 @@ def _hand(rows: Rows) -> np.ndarray:
     return pose
 
 
+def _inverse(pose: np.ndarray) -> np.ndarray:
+    """Of rigid transformations, (T, 4, 4)."""
+    inverse = np.tile(np.eye(4), (len(pose), 1, 1))
+    inverse[:, :3, :3] = pose[:, :3, :3].swapaxes(1, 2)
+    inverse[:, :3, 3] = -(inverse[:, :3, :3] @ pose[:, :3, 3:])[..., 0]
+    return inverse
+
+
 def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Between rotations, rad; (T,)."""
     trace = np.trace(a.swapaxes(-1, -2) @ b, axis1=-2, axis2=-1)
     return np.arccos(np.clip((trace - 1) / 2, -1, 1))
-
-
-def obs_terms(h5: h5py.File) -> dict[str, tuple[int, int]]:
-    """Slices of the observation's terms; {} where the file does not say."""
-    text = h5["proprio"].attrs.get("terms") if "proprio" in h5 else None
-    return json.loads(text) if text else {}
 
 
 def _camera_cfg(row: Mapping[str, Any]) -> CameraCfg | None:

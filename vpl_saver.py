@@ -5,14 +5,16 @@
         saver.store(sample, action, joint_pos_target, reward, recording)     # once a control step
         saver.end_episodes(ended, terminated, truncated)
 
+vpl_round.py says what is refused, and which episodes are dropped: those in which a number is not finite.
+
 Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
-        metadata.json                          derived from the episodes: versions, arguments, cameras, a row an episode
+        metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
         episode_000/episode_000.h5             the table SCHEMA of vpl_episode.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
-        .partial/                              episodes being written; never part of the dataset
+        .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
 
 T rows, C cameras, J joints, O observations, A actions. Row t holds the image and state that the policy saw, the action
 that it answered, and that action's reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w.
@@ -24,29 +26,39 @@ Attributes of a file: format_version, task, simulator, episode_index, env_index,
 rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
 --steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
 `<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
-no such thing. A merged dataset's episodes have `source`, the dataset and episode that they were.
+no such thing. Attribute `run` (absent in earlier versions' files: 0) is an index in the list `runs` of metadata.json:
+versions, machine, arguments, checkpoint and starts of what collected the episode. `versions` and `checkpoint` beside
+that list are those of run 0. A merged dataset's episodes have `source`, the dataset and episode that they were.
 
-An episode is written under .partial/, closed, checked, flushed to disk and then renamed: `episode_*` is always whole.
+A state means what it does in its own scene: attribute `spec` of `sim_state` says what its columns are, and attribute
+`scene` is a hash of the scene's physics; Isaac Lab's episodes have none, nor have those of earlier versions.
+
+An episode in which a number is not finite is not published: the list `dropped` in metadata.json names it, its step and
+the reason.
+
+An episode is written under .partial/<attempt>/, closed, checked, flushed to disk and then renamed: `episode_*` is
+always whole.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
 import os
 import shutil
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
-from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, fsync, read_row
-from vpl_video import SegmentEncoder
+from vpl_episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
+from vpl_files import Claim, ClaimError, publish
+from vpl_round import Round
 from vpl_workers import WorkerError, WriterPool
 
 if TYPE_CHECKING:
@@ -67,6 +79,13 @@ class _Step:
 
 
 @dataclass(frozen=True)
+class _Drop:
+    """Which of one writer's envs' episodes are left out, (N,) bool."""
+
+    envs: np.ndarray
+
+
+@dataclass(frozen=True)
 class _End:
     """Which of one writer's envs' episodes end here, and how; bool each."""
 
@@ -83,28 +102,42 @@ class VPLSaver:
 
         Raises:
             FileExistsError: `cfg.root` exists and is not to be resumed.
-            SaverError: another process writes into the dataset.
+            SaverError: another process writes into the dataset, or nothing can be written there.
         """
         self.cfg = cfg
         self.episodes: list[dict[str, Any]] = []
         """A row for each published episode, as in metadata.json."""
-        self._partial = cfg.root / ".partial"
-        cfg.root.mkdir(parents=True, exist_ok=resume)
-        self._partial.mkdir(exist_ok=resume)
-        self._lock = _lock(self._partial)
-        if resume:
-            self._drop_partial()
-            self._read_missing_rows()
-        self._round = self._step = 0
+        self._round = Round(cfg)
         self._metadata_due = 0.0
-        bytes_per_env = cfg.batch_bytes // cfg.num_envs
-        # without metadata: torch's version is an object of torch, which each process would import for it
-        self._pool = WriterPool(
-            functools.partial(EpisodeWriter, replace(cfg, metadata={})), cfg.writer_workers, cfg.use_processes,
-            slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
-            frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
-        )  # fmt: skip
-        self.write_metadata()
+        self._gave_up = False
+        cfg.root.mkdir(parents=True, exist_ok=resume)
+        with ExitStack() as undo:
+            if not resume:
+                undo.callback(_remove_empty, cfg.root)
+            self._open(undo)
+            undo.pop_all()
+
+    def _open(self, undo: ExitStack) -> None:
+        """Claim the dataset and start the writers; `undo` takes back what was done if the rest fails."""
+        cfg = self.cfg
+        try:
+            self._claim = Claim(cfg.root / ".partial")
+            undo.callback(self._claim.release)
+            self._read_missing_rows()
+            bytes_per_env = cfg.batch_bytes // cfg.num_envs
+            # without metadata: torch's version is an object of torch, which each process would import for it
+            make_writer = functools.partial(EpisodeWriter, replace(cfg, metadata={}), self._claim.folder)
+            self._pool = WriterPool(
+                make_writer, cfg.writer_workers, cfg.use_processes,
+                slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
+                frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
+            )  # fmt: skip
+            undo.callback(self._pool.abort)
+            self.write_metadata()
+        except ClaimError as error:
+            raise SaverError(str(error)) from error
+        except OSError as error:
+            raise SaverError(f"nothing could be begun in {cfg.root}: {error}") from error
 
     @property
     def num_successes(self) -> int:
@@ -112,15 +145,25 @@ class VPLSaver:
         return sum(row["success"] for row in self.episodes)
 
     @property
+    def dropped(self) -> list[dict[str, Any]]:
+        """A row for each episode that this run left out: episode_index, round, env_index, step and reason."""
+        return self._round.dropped
+
+    @property
     def writer_wait_s(self) -> float:
         """Seconds that the stepping thread waited for the writers."""
         return self._pool.wait_s
 
     def begin_round(self, round_index: int) -> np.ndarray:
-        """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool."""
-        self._round, self._step = round_index, 0
+        """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool.
+
+        Raises:
+            RuntimeError: episodes of the last round are open, or this round was begun before.
+        """
         done = {row["env_index"] for row in self.episodes if row["round"] == round_index}
-        return np.array([env not in done for env in range(self.cfg.num_envs)])
+        on_disk = np.array([env in done for env in range(self.cfg.num_envs)])
+        self._round.begin(round_index, on_disk)
+        return ~on_disk
 
     def wants_images(self, step: int) -> bool:
         """Whether control step `step` of a round is a row of `color`."""
@@ -133,8 +176,10 @@ class VPLSaver:
         joint_pos_target: np.ndarray,
         reward: np.ndarray,
         recording: np.ndarray,
-    ) -> None:
+    ) -> list[dict[str, Any]]:
         """Hand over one control step; the arrays may be kept, do not write into them.
+
+        An episode in which a number is not finite is dropped: it is not published, and rows of it are ignored.
 
         Args:
             sample: the instant before the action, with images where `wants_images` says so.
@@ -143,21 +188,40 @@ class VPLSaver:
             reward: (N,) float32.
             recording: (N,) bool; rows where it is False are ignored.
 
+        Returns:
+            What `dropped` has gained.
+
         Raises:
+            RuntimeError: there is no such open episode.
             SaverError: a writer failed.
+            ValueError: an array is not what SCHEMA says.
         """
+        index = self._round.step
         low_dim = {name: array for name, array in vars(sample).items() if name != "color" and array is not None}
         low_dim |= {"action": action, "joint_pos_target": joint_pos_target, "reward": reward}
-        low_dim["timestamps"] = np.full(self.cfg.num_envs, self._step * self.cfg.step_dt)
+        low_dim["timestamps"] = np.full(self.cfg.num_envs, index * self.cfg.step_dt)
+        recording, lost = self._round.check(low_dim, sample.color, recording)
+        assert self._round.number is not None
         parts = [
-            _Step(self._round, self._step, {name: array[part] for name, array in low_dim.items()}, recording[part])
+            _Step(self._round.number, index, {name: array[part] for name, array in low_dim.items()}, recording[part])
             for part in self._parts()
         ]
         self._submit(parts, sample.color)
-        self._step += 1
+        return self._discard(lost)
+
+    def drop_episodes(self, envs: np.ndarray, reason: str) -> list[dict[str, Any]]:
+        """Leave out the episodes of `envs`, (N,) bool, for what the last step did; returns what `dropped` gained."""
+        return self._discard(self._round.drop(envs, reason))
 
     def end_episodes(self, ended: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        """Close and publish the episodes of the envs where `ended` is True, in the background; (N,) bool each."""
+        """Close and publish the episodes of the envs where `ended` is True, in the background; (N,) bool each.
+
+        Raises:
+            RuntimeError: an env has no open episode; that its episode was dropped is no error.
+            SaverError: a writer failed.
+            ValueError: an episode ends in no way, or in both.
+        """
+        ended = self._round.end(ended, terminated, truncated)
         self._submit([_End(ended[part], terminated[part], truncated[part]) for part in self._parts()], None)
 
     def close(self) -> None:
@@ -166,20 +230,26 @@ class VPLSaver:
         Raises:
             SaverError: a writer failed.
         """
-        failure: Exception | None = None
+        self._round.close()
+        failure: SaverError | None = None
         try:
             self._pool.close()
         except WorkerError as error:
-            failure = error
-        except KeyboardInterrupt:
+            failure = None if self._gave_up else self._failure(error)
+        except (KeyboardInterrupt, SystemExit):
             self._leave_quietly()
             raise
         try:
             self._leave()
-        except OSError as error:
+        except SaverError as error:
             failure = failure or error  # after a worker's failure the folder may be what failed
         if failure is not None:
-            raise self._failure(failure) from failure
+            raise failure
+
+    def give_up(self) -> None:
+        """Let the writers drop what they have not published, so that `close` need not wait; for a signal's handler."""
+        self._gave_up = True
+        self._pool.give_up()
 
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
@@ -193,11 +263,12 @@ class VPLSaver:
             **({"num_successes": self.num_successes} if self.cfg.success_metric else {}),
             "writer_wait_s": round(self.writer_wait_s, 3),
             **self.cfg.metadata,
+            **({"dropped": self.dropped} if self.dropped else {}),
             "episodes": episodes,
         }
-        temporary = self._partial / "metadata.json"
+        temporary = self._claim.folder / "metadata.json"
         with open(temporary, "w") as file:
-            json.dump(document, file, indent=1)
+            json.dump(document, file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.cfg.root / "metadata.json")
@@ -217,6 +288,12 @@ class VPLSaver:
             self._pool.abort()
             self._leave_quietly()
 
+    def _discard(self, lost: np.ndarray) -> list[dict[str, Any]]:
+        if not lost.any():
+            return []
+        self._submit([_Drop(lost[part]) for part in self._parts()], None)
+        return self.dropped[-int(lost.sum()) :]
+
     def _parts(self) -> list[slice]:
         return [slice(worker, None, self.cfg.writer_workers) for worker in range(self.cfg.writer_workers)]
 
@@ -226,10 +303,15 @@ class VPLSaver:
             self.episodes += self._pool.submit(items, parts)
             if time.monotonic() > self._metadata_due:
                 self.write_metadata()
-        except (WorkerError, OSError) as error:
+        except WorkerError as error:
+            if not self._gave_up:
+                raise self._failure(error) from error
+        except OSError as error:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> SaverError:
+        if self.cfg.root.exists() and not self._claim.folder.exists():
+            return SaverError(f"another run has taken {self.cfg.root} over; whole episodes are kept")
         return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {self.cfg.root}")
 
     def _leave(self) -> None:
@@ -238,46 +320,51 @@ class VPLSaver:
             self._drop_partial()
             self._read_missing_rows()
             self.write_metadata()
-            self._partial.rmdir()
+        except OSError as error:
+            raise self._failure(error) from error
         finally:
-            os.close(self._lock)
+            self._claim.release()
 
     def _read_missing_rows(self) -> None:
         known = {row["path"] for row in self.episodes}
         folders = [f for f in all_episode_folders(self.cfg.root) if str(f.relative_to(self.cfg.root)) not in known]
+        if damaged := next(filter(None, map(damage, folders)), None):
+            raise SaverError(damaged)
         self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
 
     def _leave_quietly(self) -> None:
-        with suppress(OSError):  # another exception is on its way
+        with suppress(SaverError):  # another exception is on its way
             self._leave()
 
     def _drop_partial(self) -> None:
-        for path in self._partial.iterdir():
+        for path in self._claim.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 class EpisodeWriter:
     """What a worker does: writes and publishes the episodes of its envs. A `vpl_workers.Handler`."""
 
-    def __init__(self, cfg: DatasetCfg, worker: int) -> None:
+    def __init__(self, cfg: DatasetCfg, attempt: Path, worker: int) -> None:
         self._cfg = cfg
+        self._attempt = attempt
         self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
-        self._encoder = SegmentEncoder(cfg.width, cfg.height, cfg.playback_fps)
+        self._reformatter = VideoReformatter()
         self._open: dict[int, EpisodeFile] = {}
-        size = cfg.segment_frames
-        buffers = 1 if size == 1 else len(self._envs)  # a single frame is encoded at once: one serves all envs
-        segments = [[self._encoder.new_segment(size) for _ in cfg.camera_names] for _ in range(buffers)]
-        self._segments = [segments[i % buffers] for i in range(len(self._envs))]
 
-    def handle(self, item: _Step | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
-        """Write a step, or publish what ends and return its rows of metadata.json."""
+    def handle(self, item: _Step | _Drop | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
+        """Write a step, remove what is dropped, or publish what ends and return its rows of metadata.json."""
         if isinstance(item, _End):
             return self._publish(item)
+        if isinstance(item, _Drop):
+            for i, env in enumerate(self._envs):
+                if item.envs[i] and env in self._open:
+                    self._open.pop(env).discard()
+            return []
         for i, env in enumerate(self._envs):
             if not item.recording[i]:
                 continue
             if env not in self._open:
-                self._open[env] = EpisodeFile(self._cfg, self._encoder, self._segments[i], item.round, env)
+                self._open[env] = EpisodeFile(self._cfg, self._attempt, self._reformatter, item.round, env)
             color = None if frames is None else frames[i]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
         return []
@@ -305,18 +392,13 @@ class EpisodeWriter:
         if self._cfg.only_success and not row["success"]:
             parent = parent / "failed"
             parent.mkdir(exist_ok=True)
-        episode.folder.rename(parent / episode.name)
-        fsync(parent)
         del self._open[env]
-        return {**row, "path": str((parent / episode.name).relative_to(self._cfg.root))}
+        target = parent / episode.name
+        if not publish(episode.folder, target):
+            return read_row(target, self._cfg.root)  # a run that seemed dead has published it meanwhile
+        return {**row, "path": str(target.relative_to(self._cfg.root))}
 
 
-def _lock(folder: Path) -> int:
-    """Hold `folder` for this process; returns what to close."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise SaverError(f"another process writes into {folder.parent}; wait for it or stop it") from error
-    return descriptor
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # something is in it
+        folder.rmdir()

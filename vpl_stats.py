@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from vpl_dataset import episode_folders, load_episode
-from vpl_episode import SCHEMA, read_json
+from vpl_episode import SCHEMA
+from vpl_files import read_json
 
 LEARNT = tuple(
     name for name in SCHEMA if name not in ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
@@ -83,14 +84,14 @@ def print_stats(columns: dict[str, dict[str, Any]], images: dict[str, dict[str, 
         print(f"camera {name}: R, G, B {of_channels} (of 1)")
 
 
-def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str, Any]:
+def split(folders: list[Path], val: float, seed: int, only_success: bool) -> dict[str, Any]:
     """Draw validation episodes, a share `val` of the successful and of the other ones; `only_success` drops the latter.
 
     Raises:
         ValueError: one of the lists would be empty.
     """
     kinds: dict[bool, list[str]] = {True: [], False: []}
-    for folder in episode_folders(dataset):
+    for folder in folders:
         kinds[succeeded(folder, unlabelled=None if only_success else True)].append(folder.name)
     if only_success:
         kinds[False] = []
@@ -101,7 +102,7 @@ def split(dataset: Path, val: float, seed: int, only_success: bool) -> dict[str,
     rest = [name for names in kinds.values() for name in names if name not in chosen]
     if not chosen or not rest:
         raise ValueError(f"--val {val} of {len(chosen + rest)} episodes leaves one of the lists empty")
-    order = [folder.name for folder in episode_folders(dataset)]
+    order = [folder.name for folder in folders]
     return {
         "train": sorted(rest, key=order.index), "val": sorted(chosen, key=order.index),
         "val_share": val, "seed": seed, "only_success": only_success,
@@ -121,28 +122,60 @@ def succeeded(folder: Path, unlabelled: bool | None = None) -> bool:
     return label
 
 
-def split_lists(dataset: Path) -> dict[str, list[str]]:
-    """The lists of the dataset's splits.json, {} without one.
+def split_lists(dataset: Path, splits: Path) -> dict[str, list[str]]:
+    """The lists of the file `splits`, {} where there is none.
 
     Raises:
         ValueError: the file is damaged, names an episode that is not there, or one twice.
     """
-    path = dataset / "splits.json"
-    if not path.is_file():
+    if not splits.is_file():
         return {}
-    document = read_json(path)
+    document = read_json(splits)
     lists = {name: value for name, value in document.items() if isinstance(value, list)}
     named = [episode for episodes in lists.values() for episode in episodes]
     there = {folder.name for folder in episode_folders(dataset)}
     if wrong := [episode for episode in named if episode not in there]:
-        raise ValueError(f"{path} names {wrong[0]}, which is not in the dataset")
+        raise ValueError(f"{splits} names {wrong[0]}, which is not in the dataset")
     if len(set(named)) < len(named):
-        raise ValueError(f"{path} names an episode twice")
+        raise ValueError(f"{splits} names an episode twice")
     return lists
 
 
-def split_folders(dataset: Path, name: str | None) -> list[Path]:
-    """The episodes of the list `name` in the dataset's splits.json; all of them without a name.
+def unlisted(dataset: Path, splits: Path) -> list[Path]:
+    """The episodes in none of the lists of the file `splits`, but for those that `split --only_success` left out.
+
+    Without the file there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    lists = split_lists(dataset, splits)
+    if not lists:
+        return []
+    named = {episode for episodes in lists.values() for episode in episodes}
+    missing = [folder for folder in episode_folders(dataset) if folder.name not in named]
+    if read_json(splits).get("only_success"):
+        missing = [folder for folder in missing if succeeded(folder, unlabelled=True)]
+    return missing
+
+
+def check_split_is_complete(dataset: Path, splits: Path) -> None:
+    """Refuse lists that `split` drew before more episodes were collected; a user's own may leave some out.
+
+    Raises:
+        ValueError: with the number of episodes that would be missing, and the remedy.
+    """
+    missing = unlisted(dataset, splits)
+    if missing and "only_success" in read_json(splits):  # `split` writes it
+        raise ValueError(
+            f"{splits} lacks {len(missing)} of {len(episode_folders(dataset))} episodes, which were "
+            f"collected after it was drawn, the first is {missing[0].name}; move it and run vpl_dataset.py split "
+            f"{dataset}, or take one list: --split train"
+        )
+
+
+def split_folders(dataset: Path, name: str | None, splits: Path) -> list[Path]:
+    """The episodes of the list `name` in the file `splits`; all of the dataset without a name.
 
     Raises:
         ValueError: there is no such list, or none is left.
@@ -150,10 +183,10 @@ def split_folders(dataset: Path, name: str | None) -> list[Path]:
     if name is None:
         folders = episode_folders(dataset)
     else:
-        lists = split_lists(dataset)
+        lists = split_lists(dataset, splits)
         if name not in lists:
             found = f"has {', '.join(lists)}" if lists else f"make one with vpl_dataset.py split {dataset}"
-            raise ValueError(f"--split {name}: no such list in {dataset / 'splits.json'}; {found}")
+            raise ValueError(f"--split {name}: no such list in {splits}; {found}")
         folders = [dataset / episode for episode in lists[name]]
     if not folders:
         raise ValueError(f"{dataset} has no episode here")

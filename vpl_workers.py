@@ -26,6 +26,8 @@ from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
+from vpl_files import STOP_SIGNALS
+
 
 class WorkerError(RuntimeError):
     """A worker failed or died; the message says how."""
@@ -90,6 +92,10 @@ class WriterPool:
         finally:
             self.abort()
 
+    def give_up(self) -> None:
+        """Have the workers drop what they hold, so that nothing waits for them; for a signal's handler."""
+        self._workers.give_up()
+
     def abort(self) -> None:
         """End the workers without waiting for the items that they have not begun."""
         self._workers.stop()
@@ -127,6 +133,9 @@ class _Threads:
             thread.join()
         self._raise_error()
         return self._drain()
+
+    def give_up(self) -> None:
+        self._stopped = True
 
     def stop(self) -> None:
         self._stopped = True
@@ -180,7 +189,12 @@ class _Processes:
             ours, theirs = Pipe()
             inherited = (theirs.fileno(), descriptor)
             command = [sys.executable, __file__, *map(str, inherited)]
-            self._processes.append(subprocess.Popen(command, pass_fds=inherited))
+            # a signal to the whole group is for the stepping process; what is blocked here, stays blocked in there
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                self._processes.append(subprocess.Popen(command, pass_fds=inherited))
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             theirs.close()  # so that its death is the end of our pipe
             self._pipes.append(ours)
             self._send(index, sys.path)  # before what needs it to be unpickled
@@ -213,6 +227,10 @@ class _Processes:
         while any(len(free) < self._slots for free in self._free):
             self._receive(timeout=None)
         return self._results
+
+    def give_up(self) -> None:
+        for process in self._processes:
+            process.kill()
 
     def stop(self) -> None:
         for pipe in self._pipes:
@@ -268,7 +286,6 @@ def _in_a_line(error: Exception) -> str:
 
 def _process_main() -> None:
     """A worker process; the arguments are the descriptors of its pipe and of the frames' memory."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the stepping process decides
     pipe, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
     sys.path[:] = pipe.recv()
     make_handler, index = pipe.recv()

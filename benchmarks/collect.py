@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import os
 import re
 import resource
 import shutil
@@ -29,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from av.video.reformatter import VideoReformatter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -38,9 +38,10 @@ from workload import collecting_job
 import collect_tiled_with_checkpoint as collector
 from checkpoint_policy import CheckpointPolicy
 from simulators import DrawerEnv, Sample, load, round_seed
+from usable_cores import usable_cores
 from vpl_episode import deflate
 from vpl_saver import VPLSaver
-from vpl_video import SegmentEncoder
+from vpl_video import VideoEncoder
 
 CLIP_BYTES = 4 << 30
 """At most this much of rendered frames is kept to feed the saver alone."""
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    rows, machine = [], {"cores": len(os.sched_getaffinity(0))}
+    rows, machine = [], {"cores": usable_cores()}
     for px in args.sizes:
         for num_envs in args.num_envs:
             with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
@@ -113,7 +114,7 @@ def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[s
 def new_saver(env: DrawerEnv, job: argparse.Namespace, name: str) -> VPLSaver:
     """As the collector makes it; its processes start while it is fed."""
     job.robot_name = name
-    return VPLSaver(collector.dataset_cfg(job, env))
+    return collector.open_saver(job, env)
 
 
 def timed(work: Any, *args: Any, **kwargs: Any) -> float:
@@ -157,7 +158,7 @@ def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
 
 
 def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
-    never = collector.StopSignal()
+    never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
         saver.close()
@@ -165,19 +166,17 @@ def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argp
 
 def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
     """CPU time of deflating, converting and encoding a frame, in one thread, of at most 60 frames of one env."""
-    encoder = SegmentEncoder(job.width, job.height, Fraction(60))
+    encoder = VideoEncoder(job.width, job.height, Fraction(60), VideoReformatter())
     images = [
         sample.color[0, camera]
         for camera in range(len(job.cameras))
         for sample in clip[:30]
         if sample.color is not None
     ]
-    segment = encoder.new_segment(len(images))
     start = time.thread_time()
-    for image, yuv in zip(images, segment, strict=True):
+    for image in images:
         deflate.compress(image, 1)
-        encoder.to_yuv(image, out=yuv)
-    encoder.encode(segment)
+        encoder.encode(image)
     return 1e3 * (time.thread_time() - start) / len(images)
 
 

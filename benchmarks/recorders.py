@@ -40,6 +40,7 @@ def batches(frames: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarr
 def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0) -> Record:
     """This project's saver, behind a simulator that takes `step_s` a step."""
     from simulators import Sample
+    from usable_cores import usable_cores
     from vpl_episode import DatasetCfg
     from vpl_saver import VPLSaver
 
@@ -51,7 +52,7 @@ def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0
             intrinsics=np.tile(np.eye(3), (num_cameras, 1, 1)), joint_names=tuple(f"joint{i}" for i in range(9)),
             obs_terms={"all": WIDTHS["proprio"]}, state_spec="none", seed=0, success_metric="drawer_pos",
             success_threshold=0.3, language_instruction="open the drawer", compress=compress,
-            use_processes=use_processes, writer_workers=os.cpu_count() or 1,
+            use_processes=use_processes, writer_workers=usable_cores(),
         )  # fmt: skip
         everyone, zeros = np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
         poses, states = np.tile(np.eye(4), (num_envs, num_cameras, 1, 1)), np.zeros((num_envs, 80))
@@ -85,7 +86,7 @@ def buffered() -> Record:
                 with imageio.get_writer(episode / f"{name}.mp4", fps=FPS) as writer:
                     for image in images:
                         writer.append_data(image[camera])  # type: ignore[attr-defined]
-            with h5py.File(episode / "data.h5", "w") as file:
+            with h5py.File(episode / "data.h5", "w", locking=False) as file:
                 file["color"] = np.stack(images)
                 for name, rows in low_dim.items():
                     file[name] = np.stack(rows)
@@ -106,7 +107,7 @@ def gzip_demos(layout: str) -> Record:
     camera_name = {"robomimic": "obs/{}_image", "Isaac Lab": "obs/{}_cam"}[layout]
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
-        with h5py.File(folder / "demos.hdf5", "w") as file:
+        with h5py.File(folder / "demos.hdf5", "w", locking=False) as file:
             for env, (images, low_dim) in enumerate(_by_env(frames)):
                 demo = file.create_group(f"data/demo_{env}")
                 demo.attrs["num_samples"] = len(images)
@@ -186,19 +187,18 @@ def deflate_alone() -> Record:
 
 def x264_alone() -> Record:
     """The video encoding that we use, colour conversion included, in one thread, thrown away."""
-    from vpl_video import SegmentEncoder
+    from av.video.reformatter import VideoReformatter
+
+    from vpl_video import VideoEncoder
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         height, width, _ = frames.shape[3:]
-        encoder = SegmentEncoder(width, height, Fraction(FPS))
-        segment = encoder.new_segment(10)
+        reformatter = VideoReformatter()
         for env in range(frames.shape[1]):
             for camera in range(frames.shape[2]):
-                for start in range(0, len(frames), len(segment)):
-                    images = frames[start : start + len(segment), env, camera]
-                    for image, yuv in zip(images, segment, strict=False):
-                        encoder.to_yuv(np.array(image), out=yuv)
-                    encoder.encode(segment[: len(images)])
+                encoder = VideoEncoder(width, height, Fraction(FPS), reformatter)
+                for image in frames[:, env, camera]:
+                    encoder.encode(np.array(image))
         return {}
 
     return record

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import platform
 import re
 import statistics
@@ -38,6 +37,7 @@ from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
 from simulators import load, round_seed
+from usable_cores import usable_cores
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -150,13 +150,13 @@ def compare_videos(videos: list[Path], frames: np.ndarray, num_episodes: int = 4
 
 def decode(videos: list[Path]) -> Iterator[np.ndarray]:
     for video in videos:
-        with av.open(str(video)) as container:
+        with av.open(str(video.absolute())) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
 
 
 def count_packets(video: Path) -> int:
-    with av.open(str(video)) as container:
+    with av.open(str(video.absolute())) as container:
         return sum(1 for packet in container.demux(video=0) if packet.size)
 
 
@@ -164,7 +164,7 @@ def random_access_ms(paths: list[Path], reads: int = 200) -> float:
     """Median time of reading one frame of one camera with plain h5py from open files in the page cache."""
     rng, times, items = np.random.default_rng(0), [], []
     with contextlib.ExitStack() as stack:
-        for file in [stack.enter_context(h5py.File(path)) for path in paths]:
+        for file in [stack.enter_context(h5py.File(path, locking=False)) for path in paths]:
             file.visititems(lambda _, item: items.append(item))
         videos = [item for item in items if isinstance(item, h5py.Dataset) and item.dtype == np.uint8]
         # a row is read once, or HDF5's chunk cache would answer
@@ -254,7 +254,7 @@ def draw(medians: dict[str, dict[str, dict[str, float]]], path: Path) -> None:
 def machine() -> dict[str, str]:
     cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     versions = {module.__name__: module.__version__ for module in (av, h5py, np)}
-    return {"cpu": cpu[1] if cpu else "", "cores": str(os.cpu_count()), "system": platform.platform(), **versions}
+    return {"cpu": cpu[1] if cpu else "", "cores": str(usable_cores()), "system": platform.platform(), **versions}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

@@ -56,7 +56,7 @@ class Player {
     this.films = episode.videos.map((video) => {
       const figure = document.createElement("figure"), film = document.createElement("video");
       const caption = document.createElement("figcaption");
-      film.src = encodeURI(video.path);
+      film.src = video.path.split("/").map(encodeURIComponent).join("/");
       film.muted = film.playsInline = true;
       film.preload = "auto";
       caption.textContent = video.name;

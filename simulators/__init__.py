@@ -56,9 +56,17 @@ HAND_R_GRIPPER = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])
 """The axes of CameraCfg's frame "gripper" in the panda_hand body's; both have the same origin."""
 
 
+FRAMES = ("env", "gripper")
+"""What a camera may be fixed in; `CameraCfg.frame` says more."""
+
+
 @dataclass(frozen=True)
 class CameraCfg:
-    """A pinhole camera, by the point it stands at and the point it looks at."""
+    """A pinhole camera, by the point it stands at and the point it looks at.
+
+    Raises:
+        ValueError: there is no such frame, or no such picture.
+    """
 
     name: str
     eye: tuple[float, float, float]
@@ -74,19 +82,25 @@ class CameraCfg:
     width: int = 320
     height: int = 240
 
-    @property
-    def pose(self) -> np.ndarray:
-        """`T_frame_cam`, (4, 4) float64: camera to `frame`, OpenCV axes (x right, y down, z forward).
-
-        Raises:
-            ValueError: the eye lies on the target, or the view is along `up`.
-        """
+    def __post_init__(self) -> None:
+        if self.frame not in FRAMES:
+            raise ValueError(f"camera '{self.name}' has the frame '{self.frame}'; give one of {', '.join(FRAMES)}")
+        if not np.isfinite([self.eye, self.target, self.up]).all():
+            raise ValueError(f"camera '{self.name}' has eye {self.eye}, target {self.target}, up {self.up}: not finite")
+        if not (0 < self.vertical_fov_deg < 180 and self.width > 0 and self.height > 0):
+            size = f"{self.width} x {self.height} px"
+            raise ValueError(f"camera '{self.name}' has {self.vertical_fov_deg} degrees over {size}: no picture")
         forward = np.subtract(self.target, self.eye, dtype=np.float64)
-        right = np.cross(forward, self.up)
         if not np.linalg.norm(forward) > 1e-6:
             raise ValueError(f"camera '{self.name}' looks at its own eye {self.eye}")
-        if not np.linalg.norm(right) > 1e-6 * np.linalg.norm(forward):
+        if not np.linalg.norm(np.cross(forward, self.up)) > 1e-6 * np.linalg.norm(forward):
             raise ValueError(f"camera '{self.name}' looks along its own up direction {self.up}")
+
+    @property
+    def pose(self) -> np.ndarray:
+        """`T_frame_cam`, (4, 4) float64: camera to `frame`, OpenCV axes (x right, y down, z forward)."""
+        forward = np.subtract(self.target, self.eye, dtype=np.float64)
+        right = np.cross(forward, self.up)
         z = forward / np.linalg.norm(forward)
         x = right / np.linalg.norm(right)
         pose = np.eye(4)
@@ -111,7 +125,11 @@ class CameraCfg:
 
 @dataclass(frozen=True)
 class SimulatorCfg:
-    """All that a simulator is built from."""
+    """All that a simulator is built from.
+
+    Raises:
+        ValueError: cameras have the same name, or images of several sizes.
+    """
 
     task: str
     num_envs: int
@@ -138,6 +156,14 @@ class SimulatorCfg:
     """Isaac Lab: arguments for Omniverse Kit."""
     rerenders: int = 3
     """Isaac Lab: renders before the first picture after a jump of the state."""
+
+    def __post_init__(self) -> None:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) < len(names):
+            raise ValueError(f"cameras are called {', '.join(names)}; give each a name of its own")
+        sizes = [f"'{camera.name}' {camera.width} x {camera.height} px" for camera in self.cameras]
+        if len({(camera.width, camera.height) for camera in self.cameras}) > 1:
+            raise ValueError(f"cameras have several sizes: {', '.join(sizes)}; give all the same width and height")
 
 
 @dataclass(frozen=True)
@@ -188,6 +214,8 @@ class DrawerEnv(Protocol):
     """Name and width of each part of the observation, in order."""
     state_spec: str
     """What the columns of `Sample.sim_state` are."""
+    scene: str
+    """A hash of the scene's physics, in which alone a state means what it does; "": the simulator does not say."""
 
     def reset(self, seed: int) -> Mapping[str, torch.Tensor]:
         """Start a round: env i draws its initial state from `episode_rng(seed, i)`. Returns `get_observations()`."""
@@ -203,7 +231,9 @@ class DrawerEnv(Protocol):
 
         Returns:
             observations, of the next episode where an env is done; reward (N,) float32; dones (N,) bool; and extras:
-            "time_outs" (N,) bool, "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
+            "time_outs" (N,) bool; "diverged" (N,) bool: the simulation of such an env left the numbers that it can
+            compute with, or its action did; it is done, and what this step gives of it means nothing;
+            "joint_pos_target" (N, J) float32: what the actions ask of the joint drives.
         """
 
     def capture(self, render: bool = True) -> Sample:

@@ -10,6 +10,7 @@ its shape is ours. Everything here is in metres, radians, kilograms.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import mujoco
@@ -138,19 +139,55 @@ def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjMo
     return spec.compile()
 
 
+_OPTIONS = (
+    "timestep", "integrator", "cone", "impratio", "gravity", "solver", "iterations", "tolerance", "wind", "density",
+    "viscosity",
+)  # fmt: skip
+_BODIES = ("body_parentid", "body_pos", "body_quat", "body_mass", "body_ipos", "body_iquat", "body_inertia")
+_JOINTS = (
+    "jnt_type", "jnt_bodyid", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "jnt_solref", "jnt_solimp",
+    "dof_armature", "dof_damping", "dof_frictionloss", "qpos0", "qpos_spring",
+)  # fmt: skip
+_ACTUATORS = ("actuator_trntype", "actuator_trnid", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
+_CONTACT = (
+    "geom_type", "geom_bodyid", "geom_pos", "geom_quat", "geom_size", "geom_contype", "geom_conaffinity",
+    "geom_condim", "geom_friction", "geom_solref", "geom_solimp", "geom_margin", "geom_priority",
+)  # fmt: skip
+
+
+def scene_hash(model: mujoco.MjModel) -> str:
+    """SHA-256 of what a state's meaning and its future depend on: no cameras, no looks, no light, no file's path.
+
+    Numbers count to ten decimals, so that compilers that round differently agree.
+    """
+    digest = hashlib.sha256()
+
+    def take(name: str, values: np.ndarray) -> None:
+        digest.update(name.encode() + (np.round(np.asarray(values, np.float64), 10) + 0.0).tobytes())  # -0.0 is 0.0
+
+    for kind, count in (("body", model.nbody), ("joint", model.njnt), ("actuator", model.nu)):
+        digest.update(" ".join(getattr(model, kind)(i).name for i in range(count)).encode())
+    for name in _OPTIONS:
+        take(name, getattr(model.opt, name))
+    for name in (*_BODIES, *_JOINTS, *_ACTUATORS):
+        take(name, getattr(model, name))
+    touchable = (model.geom_contype | model.geom_conaffinity) != 0
+    for name in _CONTACT:
+        take(name, getattr(model, name)[touchable])
+    return digest.hexdigest()
+
+
 def _add_panda(spec: mujoco.MjSpec) -> None:
     meshes = panda_meshes()
     for name, (parent, pos, quat, mass, ipos, inertia) in _LINKS.items():
         body = spec.body(parent).add_body(
             name=name, pos=pos, quat=quat, mass=mass, ipos=ipos, fullinertia=inertia, explicitinertial=True
         )
-        for mesh in meshes[name.removeprefix("left").removeprefix("right")]:
-            if spec.mesh(mesh.name) is None:
-                spec.assets[f"{mesh.name}.stl"] = mesh.stl
-                shell = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
-                spec.add_mesh(name=mesh.name, file=f"{mesh.name}.stl", inertia=shell)
+        for material, path in meshes[name.removeprefix("left").removeprefix("right")]:
+            if spec.mesh(path.stem) is None:
+                spec.add_mesh(name=path.stem, file=str(path), inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
             body.add_geom(
-                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh.name, material=mesh.material, group=_VISUAL, contype=0,
+                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=path.stem, material=material, group=_VISUAL, contype=0,
                 conaffinity=0, mass=0,
             )  # fmt: skip
     collision = dict(group=_COLLISION, contype=_ROBOT, conaffinity=_SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))

@@ -20,6 +20,8 @@ from tensordict import TensorDict
 from simulators import TASKS, Sample, SimulatorCfg, episode_rng
 
 CONTROL_DT = 1 / 60  # cfg:269-275
+MAX_VALUE = 1e10
+"""MuJoCo's mjMAXVAL: beyond it a position, velocity, acceleration or control is bad to MuJoCo, as NaN is."""
 DEFAULT_JOINT_POS = (0.0, -0.569, 0.0, -2.810, 0.0, 3.037, 0.741, 0.04, 0.04)  # isaaclab_assets/robots/franka.py:33-39
 RESET_JOINT_OFFSET = 0.1  # cfg:187-196: all nine joints, uniform, then clamped to their range
 GRIPPER_OPEN, GRIPPER_CLOSED = 0.04, 0.0  # config/franka/joint_pos_env_cfg.py:41-46
@@ -173,8 +175,8 @@ class DrawerTaskEnv(ABC):
         return lambda: sample
 
     @abstractmethod
-    def _advance(self, target: torch.Tensor) -> None:
-        """Simulate one control step under drive targets (N, 9) rad and m."""
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
+        """Simulate one control step under drive targets (N, 9) rad and m; returns which envs diverged, (N,) bool."""
 
     @abstractmethod
     def _read_state(self) -> DrawerState:
@@ -199,23 +201,24 @@ class DrawerTaskEnv(ABC):
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See `DrawerEnv.step`. extras["log"] holds "success_rate" of the episodes that ended in this step."""
         target = joint_pos_target(actions)
-        self._advance(target)
+        diverged = self._advance(target) | ~(actions.abs() <= MAX_VALUE).all(dim=1)
         self.episode_length_buf += 1
         self._state = self._read_state()
         terms = reward_terms(self._state, actions, self._last_action)
         reward = CONTROL_DT * torch.stack([REWARD_WEIGHTS[name] * value for name, value in terms.items()]).sum(dim=0)
-        time_outs = self.episode_length_buf >= self.max_episode_length
-        extras: dict[str, Any] = {"time_outs": time_outs, "joint_pos_target": target}
+        reward = reward.masked_fill(diverged, 0.0)
+        dones = diverged | (self.episode_length_buf >= self.max_episode_length)
+        extras: dict[str, Any] = {"time_outs": dones & ~diverged, "diverged": diverged, "joint_pos_target": target}
         self._last_action.copy_(actions)  # in place: a tensor born in inference mode could not be reset outside it
-        if time_outs.any():
-            env_ids = time_outs.nonzero()[:, 0]
+        if dones.any():
+            env_ids = dones.nonzero()[:, 0]
             success = self._state.drawer_pos[env_ids] >= self.success_threshold
             extras["log"] = {"success_rate": success.float().mean().item()}
             offset = torch.rand(len(env_ids), 9, generator=self._rng, device=self.device) * 2 - 1
             self._reset_envs(env_ids, RESET_JOINT_OFFSET * offset)
         else:
             self._obs = observations(self._state, self._last_action)
-        return self.get_observations(), reward, time_outs, extras
+        return self.get_observations(), reward, dones, extras
 
     def _reset_envs(self, env_ids: torch.Tensor, offset: torch.Tensor) -> None:
         low, high = self._joint_range.T

@@ -46,6 +46,8 @@ _KEPT: list[Any] = []
 class IsaacDrawerEnv:
     """See `simulators.DrawerEnv`."""
 
+    scene = ""
+
     def __init__(self, cfg: SimulatorCfg) -> None:
         _launch(cfg)
         import isaaclab_tasks  # noqa: F401  registers the tasks
@@ -117,10 +119,15 @@ class IsaacDrawerEnv:
         if self._clip_actions is not None:
             actions = actions.clamp(-self._clip_actions, self._clip_actions)
         _, reward, terminated, time_outs, _ = self._env.step(actions)
-        dones = terminated | time_outs
+        diverged = ~self._env.obs_buf["policy"].isfinite().all(dim=1)  # PhysX's numbers stay bad until the next reset
+        dones = terminated | time_outs | diverged
         # an env that was reset inside step() shows the end of its old episode until something is rendered
         self._stale, self._photographed = self._stale or bool(dones.any()), False
-        extras = {"time_outs": time_outs.clone(), "joint_pos_target": self._robot.data.joint_pos_target.clone()}
+        extras = {
+            "time_outs": time_outs & ~diverged,
+            "diverged": diverged,
+            "joint_pos_target": self._robot.data.joint_pos_target.clone(),
+        }
         return self.get_observations(), reward.clone(), dones, extras
 
     @torch.inference_mode()

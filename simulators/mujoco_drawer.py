@@ -8,6 +8,7 @@ thread that owns the OpenGL context. EGL needs no display; MUJOCO_GL overrides i
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -27,19 +28,25 @@ _REMEDY = (
 _GL = os.environ.get("MUJOCO_GL")
 if _GL == "glfw" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
     raise SimulatorError(f"MUJOCO_GL=glfw needs a display and would wait for it for ever; try: {_REMEDY}")
+_chose_before = "mujoco" in sys.modules
 try:
     import mujoco
     import mujoco.batch
+
+    if _chose_before:  # without MUJOCO_GL it takes GLFW, which needs a display
+        importlib.reload(mujoco.rendering.classic.gl_context)
 except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOpenGL's answer to a missing libEGL.so
     reason = " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits  # noqa: E402
+from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
 from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
+from usable_cores import usable_cores  # noqa: E402
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+mujoco.set_mju_user_warning(lambda message: None)  # `_advance` reads the counters; MuJoCo's own would write a file
 
 
 class MujocoDrawerEnv(DrawerTaskEnv):
@@ -50,7 +57,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
     def __init__(self, cfg: SimulatorCfg) -> None:
         super().__init__(cfg, JOINT_RANGE)
         self.model = build_model(cfg.cameras, cfg.light)
-        self._threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = usable_cores()
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
         self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
         self._rows: np.ndarray = self._qpos.base  # (N, nstate): the simulations' mjSTATE_INTEGRATION, live
@@ -64,6 +71,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
         self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
         self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], {TASK_STATE_SPEC}"
+        self.scene = scene_hash(self.model)
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
 
@@ -80,6 +88,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
 
     def set_state(self, state: np.ndarray) -> None:
         """See `DrawerEnv.set_state`."""
+        self._batch.warning[:] = 0  # they count from an env's last state that was set
         self._rows[:] = state[:, : self._batch.nstate]
         self._set_task_state(torch.as_tensor(state[:, self._batch.nstate :], device=self.device))
         self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
@@ -97,7 +106,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
             self._renderer.close()
             self._renderer = None
 
-    def _advance(self, target: torch.Tensor) -> None:
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
         self._ctrl[:, self._drives] = target.cpu().numpy()
         for _ in range(_SUBSTEPS):
             self._batch.step()
@@ -105,6 +114,8 @@ class MujocoDrawerEnv(DrawerTaskEnv):
                 self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel]
             )
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
+        # MuJoCo has put an env with bad numbers back to its start by itself; the other warnings make motion wrong too
+        return torch.as_tensor(self._batch.warning[:, :, 1].any(axis=1), device=self.device)
 
     def _read_state(self) -> DrawerState:
         site = self._sites

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,17 @@ wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line f
 import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
-from simulators.cache import writable_cache
-from simulators.drawer_scene import HELD_RANGE, JOINT_NAMES, JOINT_RANGE, JOINT_VEL_LIMIT, PHYSICS_DT, build_model
-from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
-from simulators.warp_kernels import hold_limits, pack_rgb
+from simulators.drawer_scene import (
+    HELD_RANGE,
+    JOINT_NAMES,
+    JOINT_RANGE,
+    JOINT_VEL_LIMIT,
+    PHYSICS_DT,
+    build_model,
+    scene_hash,
+)
+from simulators.drawer_task import CONTROL_DT, MAX_VALUE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
+from simulators.warp_kernels import hold_limits, note_divergence, pack_rgb
 
 _SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -54,12 +62,13 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         if self._on_gpu and not torch.cuda.is_available():
             raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
         super().__init__(cfg, JOINT_RANGE)
-        _start_warp()
         wp.set_device(cfg.device)
+        _announce_compilation()
         if self._on_gpu:
             torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
             self._copying = torch.cuda.Stream()
         self.model = build_model(cfg.cameras, cfg.light)
+        self.scene = scene_hash(self.model)
         # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         if cfg.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
@@ -100,10 +109,18 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._captured: list[Callable[[], None]] = []
         addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
         limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
+        diverged = wp.zeros(self.num_envs, dtype=bool)
+        self._diverged = wp.to_torch(diverged)
 
         def advance() -> None:
             for _ in range(_SUBSTEPS):
                 mjw.step(model, data)
+                wp.launch(  # before the limits are held: a clamp hides NaN
+                    note_divergence,
+                    dim=(self.num_envs, self.model.nv),
+                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE],
+                    outputs=[diverged],
+                )
                 wp.launch(
                     hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
                     inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
@@ -221,9 +238,11 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         """Wait for what the GPU still does."""
         wp.synchronize()
 
-    def _advance(self, target: torch.Tensor) -> None:
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
+        self._diverged.fill_(False)
         self._view["ctrl"][:, self._drives] = target
         self._launch_advance()
+        return self._diverged.clone()
 
     def _read_state(self) -> DrawerState:
         view, site = self._view, {name: self._view["site_xpos"][:, i].clone() for name, i in self._sites.items()}
@@ -289,15 +308,11 @@ def _check_overflow(overflow: np.ndarray) -> None:
         )
 
 
-def _start_warp() -> None:
-    """Give Warp a cache, and say what takes so long where it has not compiled MuJoCo's kernels before."""
-    if "WARP_CACHE_PATH" not in os.environ:
-        writable_cache()
-    try:
-        wp.init()
-    except OSError as error:
-        remedy = "set WARP_CACHE_PATH to a folder that can be written"
-        raise SimulatorError(f"Warp cannot keep what it compiles: {error}; {remedy}") from error
+def _announce_compilation() -> None:
+    """Say what takes so long, where Warp has not compiled MuJoCo's kernels before."""
+    if not os.path.isabs(os.path.expanduser("~")) and "WARP_CACHE_PATH" not in os.environ:
+        wp.config.kernel_cache_dir = tempfile.mkdtemp(prefix="warp-")  # without a home Warp makes a folder "~" here
+    wp.init()
     cache = Path(str(wp.config.kernel_cache_dir))
     if not any(cache.glob("wp_mujoco_warp*")):
         print(f"compiling MuJoCo Warp's kernels, about 80 s; they are kept in {cache}", file=sys.stderr, flush=True)

@@ -25,6 +25,22 @@ def hold_limits(
 
 
 @wp.kernel
+def note_divergence(
+    qpos: wp.array2d[float],
+    qvel: wp.array2d[float],
+    qacc: wp.array2d[float],
+    limit: float,
+    diverged: wp.array[bool],
+):
+    """Mark envs whose joints, of one degree of freedom each, have NaN or values above `limit`."""
+    env, dof = wp.tid()
+    # the comparisons are false for NaN
+    fine = wp.abs(qpos[env, dof]) <= limit and wp.abs(qvel[env, dof]) <= limit and wp.abs(qacc[env, dof]) <= limit
+    if not fine:
+        diverged[env] = True
+
+
+@wp.kernel
 def pack_rgb(drawn: wp.array2d[wp.uint32], pixel_of_ray: wp.array[int], rgb: wp.array3d[wp.uint8]):
     """What rays (envs, rays of all cameras) saw, from the low byte B, G, R, A, as the pixels' contiguous R, G, B."""
     env, ray = wp.tid()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without
 import collect_tiled_with_checkpoint as collector
 import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
+from vpl_files import STOP_SIGNALS
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
 OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
@@ -65,10 +67,17 @@ def collect_dataset(data_root: Path, *flags: str) -> Path:
     return max(data_root.iterdir(), key=lambda folder: folder.stat().st_mtime)
 
 
-def start_run(data_root: Path, *flags: str) -> subprocess.Popen:
-    """Start the collector in a process of its own."""
+def start_run(data_root: Path, *flags: str, hangup: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen:
+    """Start the collector in a process of its own, which leads a group and treats SIGHUP as `hangup` says."""
     command = [sys.executable, str(collector.__file__), "--data_root", str(data_root)]
-    return subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*command, *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, hangup),
+    )
 
 
 def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
@@ -76,6 +85,15 @@ def wait_for(pattern: str, folder: Path, process: subprocess.Popen) -> None:
     while not list(folder.glob(pattern)):
         assert time.monotonic() < deadline and process.poll() is None, process.communicate()
         time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Puts back what the stop signals did before the test, Ctrl-C to pytest among them."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

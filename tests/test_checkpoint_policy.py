@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from checkpoint_policy import ACTIVATIONS, CheckpointError, load_policy
+from checkpoint_policy import ACTIVATIONS, CheckpointError, known_activation, load_policy
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 LAYOUTS = {
@@ -80,8 +80,8 @@ def test_policy_tells_where_it_comes_from(name: str) -> None:
     assert policy.normalized == name.endswith("normalized")
     assert policy.iteration == 1
     assert policy.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (policy.activation, policy.clip_actions, policy.agent_yaml) == ("elu", None, None)
-    assert policy.activation_from == policy.clip_actions_from == "assumed: no params/agent.yaml beside it"
+    assert (policy.activation, policy.clip_actions) == ("elu", None)
+    assert policy.settings == "elu, actions not clipped: assumed, there is no params/agent.yaml beside it"
 
 
 def test_actions_carry_no_gradient_and_may_be_changed_in_place() -> None:
@@ -105,15 +105,16 @@ def test_log_std_is_as_good_as_std(tmp_path: Path) -> None:
     assert load_policy(path, num_obs=31, num_actions=8).layout == "rsl-rl 2.x or 3.x"
 
 
-@pytest.mark.parametrize(("release", "section"), [("2.3.3", "policy"), ("3.1.2", "policy"), ("5.5.1", "actor")])
+@pytest.mark.parametrize("section", ["policy", "actor"])
+@pytest.mark.parametrize("release", ["2.3.3", "3.1.2", "5.5.1"])
 def test_activation_is_read_from_the_agent_yaml_of_the_run(tmp_path: Path, release: str, section: str) -> None:
     path = copy_run(tmp_path, f"rsl_rl_{release}_plain", f"seed: 42\n{section}:\n  activation: relu\n")
+    keys = ("actor_state_dict", "mlp") if release == "5.5.1" else ("model_state_dict", "actor")
     policy = load_policy(path, num_obs=31, num_actions=8)
     assert policy.activation == "relu"
-    assert policy.agent_yaml == tmp_path / "params" / "agent.yaml"
+    assert policy.settings == f"relu, actions not clipped: {tmp_path / 'params' / 'agent.yaml'}"
 
-    state = read_checkpoint(f"rsl_rl_{release}_plain")[f"{'model' if section == 'policy' else 'actor'}_state_dict"]
-    prefix = "actor" if section == "policy" else "mlp"
+    state, prefix = read_checkpoint(f"rsl_rl_{release}_plain")[keys[0]], keys[1]
     obs = torch.linspace(-3.0, 3.0, 62).reshape(2, 31)
     hidden = obs
     for i in (0, 2):
@@ -150,12 +151,9 @@ def test_actions_are_clipped_as_isaac_lab_clips_them(tmp_path: Path, written: st
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("actor:\n  activation: snake\n", "actor.activation is snake, expected one of elu, selu, relu"),
-        ("critic:\n  activation: elu\n", "actor.activation is None"),
-        ("actor:\n  activation: ELU(alpha=0.5)\n", "actor.activation is ELU(alpha=0.5)"),
-        ("actor: {activation: elu, distribution_cfg: {class_name: BetaDistribution}}", "distribution is BetaDistrib"),
-        ("actor: {activation: elu}\nwhen: 2025-99-99\n", "not YAML"),
-        ("", "actor.activation is None"),
+        ("actor:\n  activation: snake\n", "the actor's activation is snake, expected one of elu, selu, relu"),
+        ("policy:\n  hidden_dims: [16]\n", "the actor's activation is None"),
+        ("", "the actor's activation is None"),
         ("actor: [\n", "not YAML"),
         ("actor: {activation: elu}\nclip_actions: 1e2\n", "clip_actions is '1e2', expected a positive number or null"),
         ("actor: {activation: elu}\nclip_actions: -1\n", "clip_actions is -1"),
@@ -191,9 +189,9 @@ def test_missing_file_and_directory_are_refused(tmp_path: Path) -> None:
     [
         (b"", "is empty"),
         (b"once upon a time", "not a torch file"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "run git lfs pull"),
-        (b"\n<!DOCTYPE html><html>", "is a web page"),
-        (b"\x08\x0a\x12\x07pytorch", "is an ONNX model"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer"),
+        (b"\n<!DOCTYPE html><html></html>", "is an HTML page"),
+        (b"\x08\x08\x12\x07pytorch:\x0connx::Gemm", "is an ONNX export"),
         (pickle.dumps({"model_state_dict": {}, "iter": 1}), "not a torch file"),
     ],
 )
@@ -203,26 +201,22 @@ def test_file_that_torch_did_not_write_is_refused(tmp_path: Path, content: bytes
     assert found in refusal(path)
 
 
-def test_zip_file_of_another_trainer_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "best_model.zip"
+def test_zip_of_another_trainer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.zip"
     with zipfile.ZipFile(path, "w") as archive:
-        for name in ("data", "policy.pth", "pytorch_variables.pth"):
-            archive.writestr(name, "{}")
-    assert "is Stable-Baselines3's zip file of data, policy.pth" in refusal(path)
+        archive.writestr("data", "{}")
+        archive.writestr("policy.pth", "weights")
+    assert "is another program's zip (data, policy.pth)" in refusal(path)
 
 
-def test_what_is_no_regular_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "model_1.pt")
-    assert "is not a regular file" in refusal(tmp_path / "model_1.pt")
-    assert "is not a regular file" in refusal(Path("/dev/null"))
-
-
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
-def test_agent_yaml_that_cannot_be_read_is_refused(tmp_path: Path, make: Callable[[Path], None]) -> None:
-    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "")
+def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.pt"
+    os.mkfifo(pipe)
+    assert "is no regular file" in refusal(pipe)
+    run = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "")
     (tmp_path / "params" / "agent.yaml").unlink()
-    make(tmp_path / "params" / "agent.yaml")
-    assert refusal(path).startswith(f"{tmp_path / 'params' / 'agent.yaml'}: ")
+    (tmp_path / "params" / "agent.yaml").mkdir()
+    assert "cannot be read: Is a directory" in refusal(run)
 
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.999])
@@ -296,87 +290,69 @@ def test_distilled_student_is_refused(tmp_path: Path) -> None:
     assert "student.0.weight" in refusal(path)
 
 
-def give_state_dependent_std(checkpoint: dict[str, Any]) -> None:
-    """As RSL-RL's HeteroscedasticGaussianDistribution: A rows for the mean, A for the std."""
+def double_last_layer(checkpoint: dict[str, Any]) -> None:
+    """As a policy whose standard deviation depends on the state has it."""
     state = checkpoint["actor_state_dict"]
     del state["distribution.std_param"]
     for key in ("mlp.4.weight", "mlp.4.bias"):
-        state[key] = torch.cat([state[key], torch.full_like(state[key], 7.0)])
+        state[key] = torch.cat([state[key], torch.ones_like(state[key])])
 
 
-@pytest.mark.parametrize("num_actions", [8, None])
-def test_first_rows_of_a_state_dependent_std_are_the_mean(tmp_path: Path, num_actions: int | None) -> None:
+def test_of_a_state_dependent_std_the_mean_is_the_first_rows(tmp_path: Path) -> None:
     recorded = np.load(CHECKPOINTS / "rsl_rl_5.5.1_plain.npz")
-    policy = load_policy(save_altered(tmp_path, give_state_dependent_std), 31, num_actions)
-    assert policy.layout == "rsl-rl 4.x or 5.x, state-dependent std, assumed Gaussian"
-    actions = policy(torch.from_numpy(recorded["obs"])).numpy()
-    np.testing.assert_allclose(actions, recorded["actions"], rtol=0.0, atol=1e-6)
+    policy = load_policy(save_altered(tmp_path, double_last_layer), num_obs=31, num_actions=8)
+    actions = policy(torch.from_numpy(recorded["obs"]))
+    np.testing.assert_allclose(actions.numpy(), recorded["actions"], rtol=0.0, atol=1e-6)
 
 
-def test_odd_rows_without_std_are_refused(tmp_path: Path) -> None:
-    def alter(checkpoint: dict[str, Any]) -> None:
-        give_state_dependent_std(checkpoint)
-        state = checkpoint["actor_state_dict"]
-        state |= {key: state[key][:15] for key in ("mlp.4.weight", "mlp.4.bias")}
+def test_beta_policy_is_refused(tmp_path: Path) -> None:
+    path = save_altered(tmp_path, double_last_layer)
+    (tmp_path / "params").mkdir()
+    text = "actor: {activation: elu, distribution_cfg: {class_name: BetaDistribution}}"
+    (tmp_path / "params" / "agent.yaml").write_text(text)
+    assert "is a Beta policy" in refusal(path)
 
-    assert "15 rows in the last layer" in refusal(save_altered(tmp_path, alter))
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("silu", "swish"), ("torch.nn.SiLU", "swish"), ("leaky_relu", "lrelu"), ("nn.LeakyReLU()", "lrelu"),
+        ("celu", "crelu"), ("torch.nn.ELU", "elu"), ("ReLU", "relu"), ("snake", None),
+    ],
+)  # fmt: skip
+def test_activations_are_known_by_their_other_names(written: str, known: str | None) -> None:
+    assert known_activation(written) == known
+
+
+def test_activation_and_clipping_can_be_given_and_are_told(tmp_path: Path) -> None:
+    path = CHECKPOINTS / "rsl_rl_5.5.1_plain.pt"
+    lone = "assumed, there is no params/agent.yaml beside it"
+    policy = load_policy(path, 31, 8, activation="relu", clip_actions=0.5)
+    assert (policy.activation, policy.clip_actions) == ("relu", 0.5)
+    assert policy.settings == "relu: --activation; actions clipped to ±0.5: --clip_actions"
+    assert load_policy(path, 31, 8, activation="tanh").settings == f"tanh: --activation; actions not clipped: {lone}"
+    run = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "actor: {activation: relu}\nclip_actions: 2.0\n")
+    assert load_policy(run, 31, 8, clip_actions=float("inf")).clip_actions is None
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
-def test_names_of_compiled_and_distributed_modules_are_understood(tmp_path: Path, prefix: str) -> None:
+@pytest.mark.parametrize("name", ["rsl_rl_2.3.3_plain", "rsl_rl_5.5.1_normalized"])
+def test_wrapped_modules_load(tmp_path: Path, prefix: str, name: str) -> None:
     def wrap(checkpoint: dict[str, Any]) -> None:
-        state = checkpoint["actor_state_dict"]
-        checkpoint["actor_state_dict"] = {prefix + key.replace("mlp.", f"mlp.{prefix}"): state[key] for key in state}
+        for key in ("model_state_dict", "actor_state_dict"):
+            if key in checkpoint:
+                checkpoint[key] = {f"{prefix}{tensor}": value for tensor, value in checkpoint[key].items()}
 
-    recorded = np.load(CHECKPOINTS / "rsl_rl_5.5.1_normalized.npz")
-    policy = load_policy(save_altered(tmp_path, wrap, "rsl_rl_5.5.1_normalized"), 31, 8)
-    actions = policy(torch.from_numpy(recorded["obs"])).numpy()
-    np.testing.assert_allclose(actions, recorded["actions"], rtol=0.0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("written", "iteration"),
-    [(7, 7), (7.0, 7), (np.int64(7), 7), (np.float64(7), 7), (torch.tensor(7), 7), (None, None), (float("nan"), None)],
-)
-def test_plain_numbers_of_any_library_load(tmp_path: Path, written: Any, iteration: int | None) -> None:
-    infos = {"return": np.float32(1.5), "done": np.bool_(True), "steps": written}
-    path = save_altered(tmp_path, lambda checkpoint: checkpoint.update(iter=written, infos=infos))
-    assert load_policy(path, 31, 8).iteration == iteration
+    recorded = np.load(CHECKPOINTS / f"{name}.npz")
+    actions = load_policy(save_altered(tmp_path, wrap, name), 31, 8)(torch.from_numpy(recorded["obs"]))
+    np.testing.assert_allclose(actions.numpy(), recorded["actions"], rtol=0.0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        ("silu", "swish"), ("leaky_relu", "lrelu"), ("LeakyReLU", "lrelu"), ("celu", "crelu"), ("ELU", "elu"),
-        ("torch.nn.ReLU", "relu"), ("nn.Tanh()", "tanh"), ("torch.nn.modules.activation:Mish", "mish"),
-        ("!!python/name:torch.nn.modules.activation.SELU ''", "selu"),
-    ],
-)  # fmt: skip
-def test_activation_may_have_torchs_name(tmp_path: Path, written: str, name: str) -> None:
-    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", f"actor:\n  activation: {written}\n")
-    assert load_policy(path, 31, 8).activation == name
-
-
-@pytest.mark.parametrize(("release", "section"), [("3.1.2", "actor"), ("5.5.1", "policy")])
-def test_agent_yaml_may_have_the_other_releases_layout(tmp_path: Path, release: str, section: str) -> None:
-    other = "policy" if section == "actor" else "actor"
-    path = copy_run(tmp_path, f"rsl_rl_{release}_plain", f"{section}:\n  activation: relu\n{other}: null\n")
-    assert load_policy(path, 31, 8).activation == "relu"
-
-
-def test_what_the_caller_names_comes_before_agent_yaml(tmp_path: Path) -> None:
-    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "clip_actions: 0.1\nactor: {activation: snake}\n")
-    policy = load_policy(path, 31, 8, activation="ReLU", clip_actions="none")
-    assert (policy.activation, policy.activation_from) == ("relu", "--activation")
-    assert (policy.clip_actions, policy.clip_actions_from) == (None, "--clip_actions")
-    assert load_policy(path, 31, 8, activation="relu").clip_actions_from == str(tmp_path / "params" / "agent.yaml")
-
-
-def test_link_to_a_checkpoint_has_its_runs_settings(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    path = copy_run(tmp_path / "run", "rsl_rl_5.5.1_plain", "actor: {activation: relu}\n")
-    (tmp_path / "best.pt").symlink_to(path)
-    assert load_policy(tmp_path / "best.pt", 31, 8).activation == "relu"
+@pytest.mark.parametrize("iteration", [7, 7.0, np.int64(7), np.float32(7), torch.tensor(7)])
+def test_plain_numbers_load(tmp_path: Path, iteration: Any) -> None:
+    infos = {"reward": np.float64(1.5), "ok": np.bool_(True), "steps": 3}
+    path = save_altered(tmp_path, lambda checkpoint: checkpoint.update(iter=iteration, infos=infos))
+    assert load_policy(path, 31, 8).iteration == 7
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,8 @@ def parsing_only(monkeypatch, tmp_path):
     def stop(*_args, **_kwargs):
         raise Parsed
 
-    monkeypatch.setattr(collect_tiled_with_checkpoint, "run", stop)
-    monkeypatch.setattr(collect_flags, "load_policy", lambda *_, **__: None)
+    monkeypatch.setattr(collect_tiled_with_checkpoint, "collect_dataset", stop)
+    monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: None)
     monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -111,10 +111,13 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(vpl_export, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.setattr(vpl_export, "check_library", lambda _name: None)
     monkeypatch.setattr(vpl_export, "choose", stop)
+    monkeypatch.setattr(replay_episode, "damage", lambda _folder: "")
+    monkeypatch.setattr(replay_episode, "without_damaged", list)
     monkeypatch.chdir(tmp_path)
     parser = argparse.ArgumentParser()
     collect_flags._add_flags(parser)
     metadata = {"simulator": "mujoco", "task": TASK, "arguments": vars(parser.parse_args([]))}
+    metadata |= {"checkpoint": {}, "episodes": []}
     for name in ("NAME", "OTHER"):
         (tmp_path / "data" / name / "episode_000").mkdir(parents=True)
         (tmp_path / "data" / name / "metadata.json").write_text(json.dumps(metadata, default=str))
@@ -174,6 +177,14 @@ def test_files_that_the_documents_name_exist(document):
     named = set(re.findall(r"`((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|md|txt|json))`", text)) | set(
         re.findall(r"\]\((\S+?)\)", text)
     )
-    theirs = {"train.py", "python.sh", "isaaclab.sh", "metadata.json", "splits.json", "meta/info.json"}
+    theirs = {
+        "train.py",
+        "python.sh",
+        "isaaclab.sh",
+        "metadata.json",
+        "splits.json",
+        "meta/info.json",
+        "meta/stats.json",
+    }
     ours = named - theirs
     assert {name for name in ours if not any(PROJECT.rglob(name))} == set()

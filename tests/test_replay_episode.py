@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import h5py
@@ -14,7 +16,9 @@ from conftest import collect_dataset
 
 import replay_episode
 import vpl_dataset
+import vpl_export
 from vpl_dataset import iter_episodes, load_episode
+from vpl_saver import VPLSaver
 from vpl_validate import validate
 
 
@@ -52,6 +56,25 @@ def test_states_filmed_again_give_the_same_files(which, request, tmp_path):
     (filmed,) = tmp_path.iterdir()
     for before, after in zip(iter_episodes(recorded), iter_episodes(filmed), strict=True):
         assert before.attrs == after.attrs and same(before.h5, after.h5)
+    assert validate(filmed) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_filming_that_is_ended_leaves_whole_episodes_only(merged, tmp_path, monkeypatch, number, code):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stored, store = [], VPLSaver.store
+
+    def end_in_the_second_round(saver: VPLSaver, *arrays: object) -> None:
+        store(saver, *arrays)
+        stored.append(arrays)
+        if len(stored) == 13:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(VPLSaver, "store", end_in_the_second_round)
+    assert replay(merged, "--data_root", tmp_path) == code
+    (filmed,) = tmp_path.iterdir()
+    assert len(stored) == 13 and not (filmed / ".partial").exists()
     assert validate(filmed) == []
 
 
@@ -113,6 +136,45 @@ def test_pictures_of_a_gpu_are_filmed_without_one(sparse, tmp_path):
     assert (arguments["shadows"], arguments["samples_per_pixel"]) == (False, 1)
 
 
+def rewritten(recorded: Path, target: Path, column: str, **attributes) -> Path:
+    """A copy of the dataset whose second episode says something else of a column; None: says nothing."""
+    shutil.copytree(recorded, target)
+    with h5py.File(target / "episode_001" / "episode_001.h5", "a") as file:
+        for name, value in attributes.items():
+            del file[column].attrs[name]
+            if value is not None:
+                file[column].attrs[name] = value
+    return target
+
+
+@pytest.mark.parametrize("flags", [[], ["--mode", "actions"]])
+@pytest.mark.parametrize(
+    ("column", "attributes", "words"),
+    [
+        ("sim_state", {"spec": "qvel[9], qpos[9]"}, "its columns of sim_state are qvel[9], qpos[9] (174)"),
+        ("sim_state", {"spec": None}, "its columns of sim_state are unknown (174)"),
+        ("sim_state", {"scene": "0" * 64}, "its physics of the scene are 000000000000"),
+        ("joint_pos", {"names": [f"joint{i}" for i in range(9)]}, "its joints are joint0, joint1"),
+        ("proprio", {"terms": '{"all": [0, 31]}'}, "its observations are ['all']"),
+    ],
+)
+def test_states_of_something_else_are_refused_before_anything_is_filmed(
+    sparse, tmp_path, capsys, column, attributes, words, flags
+):
+    foreign = rewritten(sparse, tmp_path / "set", column, **attributes)
+    assert replay(foreign, "--data_root", tmp_path / "out", *flags) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "out").exists()
+    assert "episode_001: " in said.err and words in said.err and "--simulator mujoco" in said.err
+
+
+def test_states_of_an_older_version_are_filmed_with_a_note(sparse, tmp_path, capsys):
+    older = rewritten(sparse, tmp_path / "set", "sim_state", scene=None)
+    assert replay(older, "--data_root", tmp_path / "out") == 0
+    assert "note        1 of 2 episodes do not say which scene they are of" in capsys.readouterr().out
+    assert validate(older) == []
+
+
 @pytest.mark.parametrize(("mode", "unit"), [("states", "0 levels of 255"), ("actions", "0 rad")])
 def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
     film = tmp_path / "compare.mp4"
@@ -141,3 +203,15 @@ def test_bad_input_is_one_line(sparse, capsys, arguments, words):
         replay(*(argument.format(sparse=sparse) for argument in arguments))
     message = capsys.readouterr().err
     assert error.value.code == 2 and words in message and message.count("\n") == 1
+
+
+def test_failed_episodes_can_be_filmed_again_and_exported(tmp_path, capsys):
+    flags = "--num_envs 2 --num_episodes 1 --steps 4 --width 32 --height 32 --only_success"
+    dataset = collect_dataset(tmp_path / "data", *flags.split())
+    assert replay(dataset / "failed" / "episode_001", "--mode", "actions") == 0
+    assert "1 of 1 episodes came out exactly" in capsys.readouterr().out
+    export = ["act", str(dataset), "--output", str(tmp_path / "act")]
+    with pytest.raises(SystemExit):
+        vpl_export.main(export)
+    assert vpl_export.main([*export, "--failed"]) == 0
+    assert sorted(path.name for path in (tmp_path / "act").iterdir()) == ["episode_0.hdf5", "episode_1.hdf5"]

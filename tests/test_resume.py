@@ -6,7 +6,9 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -38,6 +40,8 @@ def assert_same_content(dataset: Path, reference: Path) -> None:
         with h5py.File(dataset / name / f"{name}.h5") as one, h5py.File(reference / name / f"{name}.h5") as two:
             for column in SCHEMA:
                 assert np.array_equal(one[column][:], two[column][:]), (name, column)
+        for video in sorted((reference / name).rglob("*.mp4")):
+            assert (dataset / video.relative_to(reference)).read_bytes() == video.read_bytes(), video
     assert not (dataset / ".partial").exists()
     rows = [json.loads((root / "metadata.json").read_text())["episodes"] for root in (dataset, reference)]
     assert rows[0] == rows[1]
@@ -57,13 +61,57 @@ def assert_whole_and_resumable(data_root: Path, reference: Path) -> None:
     assert_same_content(dataset, reference)
 
 
-def test_killed_run_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
-    process = start_run(tmp_path, *FLAGS, "--writer", ("threads", "processes")[trial % 2])
+def kill_group(process: subprocess.Popen, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_run_that_is_ended_at_any_instant_resumes_to_what_an_uninterrupted_one_gives(
+    tmp_path, reference, number, trial
+):
+    process = start_run(tmp_path, *FLAGS, "--writer", ("threads", "processes")[trial % 2], "--writer_workers", "2")
     wait_for("*/metadata.json", tmp_path, process)
-    time.sleep(random.Random(trial).uniform(0, 3))
-    process.kill()
-    process.communicate()
+    delay = random.Random(f"{number}{trial}").uniform(0, 2)
+    time.sleep(delay)
+    if number == signal.SIGKILL:
+        process.kill()  # the writers live on for a moment
+    else:
+        kill_group(process, number)
+    _, error = process.communicate(timeout=60)
+    (dataset,) = tmp_path.iterdir()
+    whole = len(episode_folders(dataset))
+    print(f"{number.name} {delay:.2f} s after the beginning: exit code {process.returncode}, {whole} whole episodes")
+    assert process.returncode in (0, -number if number == signal.SIGKILL else 128 + number), error
+    if number != signal.SIGKILL:
+        assert validate(dataset) == [] and not (dataset / ".partial").exists()
     assert_whole_and_resumable(tmp_path, reference)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("pause_s", [0, 0.01])
+def test_signals_to_the_whole_group_end_the_run_gracefully_however_many_come(tmp_path, number, code, pause_s):
+    process = start_run(tmp_path, *FLAGS, "--num_episodes", "1000", "--writer", "processes", "--writer_workers", "2")
+    wait_for("*/episode_002", tmp_path, process)
+    for _ in range(200):  # while it leaves the interpreter, too
+        kill_group(process, number)
+        time.sleep(pause_s)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in error and "error:" not in error
+    (dataset,) = tmp_path.iterdir()
+    assert not (dataset / ".partial").exists()
+    assert validate(dataset) == []
+
+
+def test_hangup_that_is_ignored_stays_ignored(tmp_path):
+    process = start_run(tmp_path, *FLAGS, "--num_episodes", "1000", hangup=signal.SIG_IGN)
+    wait_for("*/episode_002", tmp_path, process)
+    (dataset,) = tmp_path.iterdir()
+    kill_group(process, signal.SIGHUP)
+    wait_for(f"episode_{len(episode_folders(dataset)) + 6:03d}", dataset, process)
+    kill_group(process, signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
 
 
 def test_run_whose_writer_is_killed_resumes_to_what_an_uninterrupted_one_gives(tmp_path, reference, trial):
@@ -140,8 +188,6 @@ def test_more_episodes_may_be_asked_for(tmp_path, reference):
         ("--enable_top_camera", ["--enable_top_camera"]),
         ("--num_episodes 2", ["--num_episodes", "2", "3"]),
         (f"--checkpoint {PROJECT / 'tests/checkpoints/rsl_rl_5.5.1_plain.pt'}", ["--checkpoint", "sha256"]),
-        ("--activation relu", ["--checkpoint", "activation is relu, recorded is elu"]),
-        ("--clip_actions 1", ["--checkpoint", "clip_actions is 1.0, recorded is None"]),
         ("--task Isaac-Open-Drawer-Franka-Play-v0", ["--task", "Play"]),
         ("--compress none", ["--compress"]),
     ],

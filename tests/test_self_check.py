@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,7 @@ from conftest import BOTH
 
 from checkpoint_policy import CheckpointPolicy, load_policy
 from collect_flags import SHIPPED_CHECKPOINT
-from self_check import NO_RT_CORES, SHEET_COLUMNS, Check, self_check, table
+from self_check import NO_RT_CORES, SHEET_COLUMNS, Check, has_rt_cores, self_check, table
 from simulators import DrawerEnv, Sample
 
 LINES = ["renderer", "encoder", "checkpoint", "lag", "calibration overview", "calibration wrist", "pictures"]
@@ -114,10 +115,31 @@ def test_untrained_checkpoint_fails_its_own_line(make_env, policy, tmp_path):
     assert failing(self_check(make_env(num_envs=2, cameras=BOTH), untrained, tmp_path / "sheet.png")) == ["checkpoint"]
 
 
-@pytest.mark.parametrize(
-    ("gpu", "has_rt_cores"),
-    [("NVIDIA A100-SXM4-80GB", False), ("NVIDIA H100 80GB HBM3", False), ("Tesla V100-PCIE-16GB", False),
-     ("NVIDIA L40S", True), ("NVIDIA A10G", True), ("NVIDIA RTX A1000", True), ("NVIDIA GeForce RTX 4090", True)],
-)  # fmt: skip
-def test_gpus_without_rt_cores_are_known(gpu, has_rt_cores):
-    assert (NO_RT_CORES.search(f"simulator isaac, gpu {gpu}, rerenders 3") is None) == has_rt_cores
+WITH_RT_CORES = """
+NVIDIA L40S, NVIDIA L4, NVIDIA L20, NVIDIA L2, NVIDIA A10G, NVIDIA A10, NVIDIA A16, NVIDIA A40, NVIDIA A2, Tesla T4,
+NVIDIA RTX A1000, NVIDIA RTX A6000, NVIDIA RTX 6000 Ada Generation, NVIDIA RTX PRO 6000 Blackwell Server Edition,
+NVIDIA GeForce RTX 2060, NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 5090 Laptop GPU, Quadro RTX 6000, NVIDIA TITAN RTX,
+NVIDIA RTX 3500 Ada Generation Laptop GPU, NVIDIA GB10, A GPU of next year
+"""
+WITHOUT_RT_CORES = """
+NVIDIA A100-SXM4-80GB, NVIDIA A100 80GB PCIe, NVIDIA A30, NVIDIA A800-SXM4-80GB, NVIDIA A100X, NVIDIA H100 80GB HBM3,
+NVIDIA H100 PCIe, NVIDIA H200, NVIDIA H20, NVIDIA GH200 480GB, NVIDIA B200, NVIDIA GB200, NVIDIA GB300, Tesla
+V100-PCIE-16GB, Tesla V100S-PCIE-32GB, Tesla P100-SXM2-16GB, Tesla P40, Tesla P4, Tesla K80, Tesla M60, Tesla K40m,
+Quadro GV100, Quadro GP100, Quadro P4000, Quadro P620, Quadro M4000, Quadro K620, Quadro T1000, NVIDIA T400 4GB,
+NVIDIA T600 Laptop GPU, NVIDIA GeForce GTX 1080 Ti, GeForce GTX 1660 SUPER, NVIDIA GeForce GTX 980M, GeForce GT 1030,
+NVIDIA GeForce MX450, GeForce 940MX, NVIDIA TITAN V, NVIDIA TITAN Xp, NVIDIA TITAN X (Pascal), NVS 510, NVIDIA CMP
+170HX, Quadro 6000
+"""
+GPUS = [
+    (" ".join(gpu.split()), known)
+    for names, known in ((WITH_RT_CORES, True), (WITHOUT_RT_CORES, False))
+    for gpu in names.split(",")
+]
+
+
+@pytest.mark.parametrize(("gpu", "known"), GPUS)
+def test_gpus_without_rt_cores_are_known_to_the_self_check_and_to_the_wrapper(gpu, known):
+    assert has_rt_cores(gpu) == known
+    listed = f"GPU 0: {gpu} (UUID: GPU-5d1ea2b1-a100-11ee-b200-0242ac120002)"  # as `nvidia-smi -L` prints it
+    others = subprocess.run(["grep", "-vwEf", NO_RT_CORES], input=listed, capture_output=True, text=True)
+    assert (others.returncode == 0) == known

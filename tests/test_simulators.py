@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from dataclasses import fields, replace
 from importlib.util import spec_from_file_location
@@ -176,11 +178,29 @@ def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(mak
     assert np.median(off) < 0.2 and max(off) < 0.5, off
 
 
-def test_camera_that_looks_at_itself_is_refused():
-    with pytest.raises(ValueError, match="looks at its own eye"):
-        _ = CameraCfg("a", (1, 2, 3), (1, 2, 3)).pose
-    with pytest.raises(ValueError, match="along its own up direction"):
-        _ = CameraCfg("a", (0, 0, 2), (0, 0, 0)).pose
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"target": OVERVIEW.eye}, "camera 'overview' looks at its own eye"),
+        ({"eye": (0, 0, 2), "target": (0, 0, 0)}, "camera 'overview' looks along its own up direction"),
+        ({"frame": "hand"}, "camera 'overview' has the frame 'hand'; give one of env, gripper"),
+        ({"frame": "Gripper"}, "camera 'overview' has the frame 'Gripper'"),
+        ({"eye": (0, 0, float("nan"))}, "camera 'overview' has eye .*not finite"),
+        ({"vertical_fov_deg": 180}, "camera 'overview' has 180 degrees"),
+        ({"height": 0}, "camera 'overview' has 40 degrees over 160 x 0 px"),
+    ],
+)
+def test_camera_that_cannot_be_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(OVERVIEW, **changes)
+
+
+def test_cameras_of_several_sizes_or_of_one_name_are_refused():
+    """A renderer draws all in one size: the calibration of the others would be wrong."""
+    with pytest.raises(ValueError, match="'overview' 160 x 120 px, 'wrist' 320 x 240 px; give all the same"):
+        SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW, replace(WRIST, width=320, height=240)))
+    with pytest.raises(ValueError, match="cameras are called overview, overview"):
+        SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW, replace(WRIST, name="overview")))
 
 
 def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(make_env):
@@ -197,6 +217,34 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
         assert (np.abs(sample.joint_pos - before.joint_pos) <= 1.001 * JOINT_VEL_LIMIT * env.step_dt + 1e-6).all()
         before = sample
         assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
+
+
+def test_scene_is_its_physics_and_not_how_it_looks(monkeypatch):
+    scene = drawer_scene.scene_hash(drawer_scene.build_model(()))
+    assert drawer_scene.scene_hash(drawer_scene.build_model(BOTH, light=2.0)) == scene
+    for name, value in (
+        ("CABINET_POS", (0.8, 0.0, 0.41)),
+        ("FINGER_ARMATURE", 0.4),
+        ("PHYSICS_DT", 1 / 60),
+        ("KP", (90.0,) * 9),
+        ("_BOXES", drawer_scene._BOXES[:-1]),
+    ):
+        with monkeypatch.context() as changed:
+            changed.setattr(drawer_scene, name, value)
+            assert drawer_scene.scene_hash(drawer_scene.build_model(())) != scene, name
+
+
+def test_scene_is_what_recorded_episodes_say_on_every_machine():
+    """Whoever changes the scene changes this number too: episodes that were recorded before are no longer replayed."""
+    assert drawer_scene.scene_hash(drawer_scene.build_model(())).startswith("7576c442cc77")
+
+
+def test_mujoco_and_mujoco_warp_have_the_same_states():
+    cfg = SimulatorCfg(task=TASK, num_envs=1)
+    with load("mujoco")(cfg) as cpu, load("mujoco_warp")(cfg) as gpu:
+        assert (cpu.scene, cpu.state_spec) == (gpu.scene, gpu.state_spec)
+        cpu.set_state(gpu.get_state())
+        assert np.array_equal(cpu.get_state(), gpu.get_state())
 
 
 def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, monkeypatch):
@@ -236,3 +284,16 @@ def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
     said = json.loads(results.read_text())
     assert said["within_bounds"] == 1
     assert min(quantiles["q0"] for quantiles in said["psnr_db"].values()) > 30
+
+
+def test_a_program_that_imported_mujoco_first_can_still_draw_without_a_display():
+    script = (
+        "import mujoco; from simulators import CameraCfg, SimulatorCfg, load\n"
+        f"cfg = SimulatorCfg(task='{TASK}', num_envs=1, cameras=(CameraCfg('a', (1, 1, 1), (0, 0, 0)),))\n"
+        "with load('mujoco')(cfg) as env: print(env.capture().color.std() > 10)"
+    )
+    hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
+    environment = {key: value for key, value in os.environ.items() if key not in hidden}
+    project = Path(simulators.__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=project, capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -43,3 +46,19 @@ def test_bad_input_is_refused_with_exit_code_2(flags, tmp_path, capsys, monkeypa
     assert refusal.value.code == 2
     assert flags.split()[0] in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_keeps_what_it_has_learned(tmp_path, number, code):
+    command = [sys.executable, train_policy.__file__, "--num_envs", "4", "--max_iterations", "100000"]
+    command += ["--save_interval", "100000", "--log_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while "iteration    3/" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in error
+    (last,) = (path for path in (tmp_path / "run").glob("model_*.pt") if path.stem != "model_0")
+    assert f"stopped: {last}" in out
+    with open(tmp_path / "run" / "progress.csv") as file:
+        assert len(list(csv.DictReader(file))) == int(last.stem.removeprefix("model_")) + 1

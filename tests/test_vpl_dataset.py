@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import re
@@ -109,6 +111,13 @@ def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_
     assert {path.name for path in merged.iterdir()} == {"metadata.json", "episode_000", "episode_001", "failed"}
 
 
+def test_merging_says_that_lists_are_not_taken_over(two, tmp_path, capsys):
+    (two[0] / "splits.json").write_text('{"train": ["episode_000"], "val": ["episode_001"]}')
+    assert vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged")]) == 0
+    (two[0] / "splits.json").unlink()
+    assert re.search(r"lists of splits.json were not taken over; .* split .*merged draws", capsys.readouterr().out)
+
+
 def test_merged_dataset_replays_exactly_and_is_not_resumed(two, tmp_path, capsys):
     vpl_dataset.main(["merge", str(two[0]), "--output", str(tmp_path / "merged"), "--copy"])
     assert replay([str(tmp_path / "merged"), "--mode", "actions"]) == 0
@@ -183,13 +192,14 @@ def test_success_that_nobody_measured_is_not_selected_by(two, tmp_path, capsys):
     assert vpl_dataset.main(["split", str(tmp_path / "other"), "--val", "0.5"]) == 0
 
 
-def test_merge_that_is_terminated_leaves_nothing(two, tmp_path, monkeypatch):
-    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    monkeypatch.setattr(vpl_merge, "_copy", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_merge_that_is_terminated_leaves_nothing(two, tmp_path, monkeypatch, number, code):
+    signal.signal(number, signal.SIG_DFL)
+    monkeypatch.setattr(vpl_merge, "_copy", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as exited:
         vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged"), "--copy"])
-    signal.signal(signal.SIGTERM, before)
-    assert exited.value.code == 143 and not list(tmp_path.iterdir())
+    assert exited.value.code == code and not list(tmp_path.iterdir())
+    os.kill(os.getpid(), number)  # a second one finds nothing to interrupt
 
 
 def test_an_episode_twice_is_refused(two, tmp_path, capsys):
@@ -214,3 +224,85 @@ def test_bad_input_is_one_line(command, said, two, capsys):
         code = stopped.code
     error = capsys.readouterr().err
     assert code == 2 and said in error and len(error.splitlines()) == 1
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file under `folder`."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_merge_takes_files_by_their_names_and_writes_over_none(two, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(two[0], source)
+    camera = source / "episode_000" / "camera_0"
+    (camera / "._episode_000.mp4").write_bytes(b"macOS's")
+    shutil.copy(source / "episode_001" / "camera_0" / "episode_001.mp4", camera / "annotated.mp4")
+    before = digests(source)
+    assert vpl_dataset.main(["merge", str(source), str(two[1]), "--output", str(tmp_path / "merged")]) == 0
+    assert digests(source) == before
+    merged = tmp_path / "merged" / "episode_000" / "camera_0" / "episode_000.mp4"
+    assert merged.read_bytes() == (camera / "episode_000.mp4").read_bytes()
+    assert [path.name for path in merged.parent.iterdir()] == ["episode_000.mp4"]
+
+
+@pytest.mark.parametrize("error", [errno.EXDEV, errno.EPERM, errno.EMLINK])
+def test_merge_copies_where_there_are_no_links(two, tmp_path, monkeypatch, error):
+    def link(source, target):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", link)
+    assert vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged")]) == 0
+    assert validate(tmp_path / "merged") == []
+
+
+def test_merge_fails_where_a_link_fails_for_another_reason(two, tmp_path, monkeypatch, capsys):
+    def link(source, target):
+        raise FileExistsError(errno.EEXIST, "File exists", str(target))
+
+    monkeypatch.setattr(os, "link", link)
+    assert vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged")]) == 1
+    assert "File exists" in capsys.readouterr().err and not (tmp_path / "merged").exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("command", "goes_on"),
+    [("info {0}", True), ("stats {0}", True), ("view {0}", True),
+     ("merge {0} {1} --output {2}", False)],
+)  # fmt: skip
+def test_a_damaged_episode_is_named_and_the_rest_goes_on(two, tmp_path, capsys, command, goes_on):
+    spoilt = tmp_path / "spoilt"
+    shutil.copytree(two[0], spoilt)
+    cut(spoilt / "episode_001" / "episode_001.h5")
+    code = vpl_dataset.main(command.format(spoilt, two[1], tmp_path / "merged").split())
+    said = capsys.readouterr()
+    assert code == 1 and said.err.count("\n") == 1
+    assert "episode_001.h5 cannot be read" in said.err and "--resume the dataset" in said.err
+    assert bool(said.out) == goes_on and not (tmp_path / "merged").exists()
+
+
+def test_pytorch_example_reads_more_files_than_a_process_may_open(two, tmp_path):
+    source = two[0] / "episode_000" / "episode_000.h5"
+    for index in range(200):
+        (tmp_path / f"episode_{index:03d}").mkdir()
+        os.link(source, tmp_path / f"episode_{index:03d}" / f"episode_{index:03d}.h5")
+    shutil.copy(source, tmp_path / "episode_000" / "._episode_000.h5")
+    script = (
+        "import resource, sys, torch_dataset; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128));"
+        "rows = torch_dataset.Rows(sys.argv[1]); print(len([rows[i] for i in range(0, len(rows), 2)]), len(rows.files))"
+    )
+    command = [sys.executable, "-c", script, tmp_path]
+    done = subprocess.run(command, cwd=PROJECT / "examples", capture_output=True, text=True)
+    assert done.stdout.endswith(" 200\n"), done.stderr
+
+
+def test_a_dataset_may_be_named_failed(two, tmp_path):
+    shutil.copytree(two[0], tmp_path / "failed")
+    merged = tmp_path / "merged"
+    assert vpl_dataset.main(["merge", str(tmp_path / "failed"), str(two[1]), "--output", str(merged)]) == 0
+    assert len(vpl_dataset.episode_folders(merged)) == 2 and validate(merged) == []  # the others had failed
+    assert replay([str(tmp_path / "failed" / "episode_000"), "--mode", "actions"]) == 0

@@ -12,8 +12,6 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import zlib
 from pathlib import Path
 
 import h5py
@@ -21,23 +19,15 @@ import numpy as np
 import pytest
 import zarr
 from conftest import collect_dataset
+from readers.environments import LIBRARIES, Library, library_python
 
 import vpl_export
 from vpl_dataset import load_episode, main
 
 HERE = Path(__file__).parent
 PSNR_DB = 35
-ALONE = {  # packages without what they require: it brings gigabytes of CUDA, and what only robots need
-    "lerobot": "lerobot==0.4.4 torchvision==0.28.0 torchcodec==0.13.0 diffusers==0.35.2",
-    "robomimic": "robomimic==0.3.0 torchvision==0.28.0",
-}
-REQUIRED = {
-    "lerobot": "datasets==5.2.0 huggingface_hub==2.4.0 av==15.1.0 pandas==3.1.1 pyarrow==26.0.1 jsonlines==4.0.0 "
-    "draccus==0.11.6 einops==0.8.2 deepdiff==9.1.0 accelerate==1.15.0 gymnasium==1.4.0 toml==0.10.2 pyserial==3.5 "
-    "opencv-python-headless==5.0.0.93 safetensors==0.8.0 termcolor==3.3.0 packaging==26.3 regex requests "
-    "importlib_metadata",
-    "robomimic": "psutil termcolor tensorboardX tensorboard einops six",
-}
+
+LEROBOT = ("lerobot-0.4.4", "lerobot-0.6.1")
 EXPORT_WITH_LEROBOT = """
 import sys; sys.path[:0] = sys.argv[1:3]
 import recorded; recorded.define_torchvision_ops()
@@ -52,26 +42,6 @@ def splits(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(dataset, copy, copy_function=os.link)
     assert main(["split", str(copy), "--val", "0.2"]) == 0
     return copy
-
-
-def library_python(name: str) -> Path:
-    """The interpreter of an environment with the library `name`, made where it is missing."""
-    folder = Path(sys.prefix) / "readers" / name
-    python, stamp = (
-        folder / "bin" / "python",
-        folder / f"installed_{zlib.crc32((ALONE[name] + REQUIRED[name]).encode())}",
-    )
-    if not stamp.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        purelib = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
-        # torch, h5py, numpy: the project's own, behind what the library brings
-        Path(purelib, "project.pth").write_text(sysconfig.get_path("purelib"))
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, "--no-deps", *ALONE[name].split()], check=True)
-        subprocess.run([*pip, *REQUIRED[name].split()], check=True)
-        stamp.touch()
-    return python
 
 
 def read_with(library: str, python: Path | str, dataset: Path, exported: Path, **environment: str) -> dict:
@@ -89,27 +59,35 @@ def export(form: str, dataset: Path, output: Path, *flags: str) -> Path:
     return output
 
 
-def export_with_lerobot(dataset: Path, output: Path, *flags: str) -> Path:
-    command = [library_python("lerobot"), "-c", EXPORT_WITH_LEROBOT, HERE.parent, HERE / "readers", "lerobot"]
+def export_with_lerobot(release: str, dataset: Path, output: Path, *flags: str) -> Path:
+    command = [library_python(release), "-c", EXPORT_WITH_LEROBOT, HERE.parent, HERE / "readers", "lerobot"]
     done = subprocess.run([*command, dataset, "--output", output, *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     return output
 
 
 @pytest.mark.readers
-def test_lerobot_reads_its_export(splits, tmp_path):
-    said = read_with("lerobot", library_python("lerobot"), splits, export_with_lerobot(splits, tmp_path / "out"))
+@pytest.mark.parametrize(
+    ("writer", "reader"), [(LEROBOT[0], LEROBOT[0]), (LEROBOT[1], LEROBOT[1]), (LEROBOT[0], LEROBOT[1])]
+)
+def test_lerobot_reads_its_export(writer, reader, splits, tmp_path):
+    exported = export_with_lerobot(writer, splits, tmp_path / "out")
+    said = read_with("lerobot", library_python(reader), splits, exported)
+    assert said["library"] == reader.replace("-", " ")
     assert said["psnr_db"] > PSNR_DB and said["frames"] == 10 * 9 * 2
     assert said["inputs"] == ["observation.images.overview", "observation.images.wrist", "observation.state"]
     assert said["names"][:2] == ["panda_joint1", "panda_joint2"] and said["splits"] == {"train": "0:8", "val": "8:10"}
+    assert said["robot_type"] == "franka" and said["codebase_version"] == "v3.0"
+    assert said["stats_of_rows"] == 8 * 60, "policies are normalized by the list train alone"
 
 
 @pytest.mark.readers
-def test_lerobot_reads_every_second_row_and_raw_actions(tmp_path):
+@pytest.mark.parametrize("release", LEROBOT)
+def test_lerobot_reads_every_second_row_and_raw_actions(release, tmp_path):
     flags = "--num_envs 2 --num_episodes 1 --steps 30 --video_interval 2 --fps 10 --width 64 --height 64"
     dataset = collect_dataset(tmp_path / "data", *flags.split())
-    exported = export_with_lerobot(dataset, tmp_path / "out", "--action", "action")
-    said = read_with("lerobot", library_python("lerobot"), dataset, exported)
+    exported = export_with_lerobot(release, dataset, tmp_path / "out", "--action", "action")
+    said = read_with("lerobot", library_python(release), dataset, exported)
     assert said["fps"] == 30, "rows are 1/30 s apart, however fast the videos play"
     assert said["names"] == [f"action_{i}" for i in range(8)]
 
@@ -203,14 +181,90 @@ def test_what_is_held_out_stays_out(splits, tmp_path, capsys):
     assert "has no train or val" in capsys.readouterr().err
 
 
-def test_episodes_without_success_are_left_out_on_demand(tmp_path):
-    flags = "--num_envs 4 --num_episodes 1 --steps 38 --width 32 --height 32 --seed 3"  # some are still on their way
-    dataset = collect_dataset(tmp_path / "data", *flags.split())
+@pytest.fixture(scope="module")
+def partly_successful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A dataset of four episodes, and the names of those with success; the others are still on their way."""
+    flags = "--num_envs 4 --num_episodes 1 --steps 38 --width 32 --height 32 --seed 3"
+    dataset = collect_dataset(tmp_path_factory.mktemp("partly"), *flags.split())
     rows = json.loads((dataset / "metadata.json").read_text())["episodes"]
     successful = [row["path"] for row in rows if row["success"]]
-    assert 0 < len(successful) < 4
+    assert 1 < len(successful) < 4
+    return dataset, successful
+
+
+def test_episodes_without_success_are_left_out_on_demand(partly_successful, tmp_path, capsys):
+    dataset, successful = partly_successful
     root = zarr.open_group(str(export("zarr", dataset, tmp_path / "out", "--only_success")), mode="r")
     assert root.attrs["vpl"]["episodes"] == successful
+    assert f"{len(successful)} episodes ({4 - len(successful)} left out)" in capsys.readouterr().out
+
+
+def test_lists_without_failures_are_whole(partly_successful, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(partly_successful[0], copy, copy_function=os.link)
+    assert main(["split", str(copy), "--val", "0.5", "--only_success"]) == 0
+    root = zarr.open_group(str(export("zarr", copy, tmp_path / "out")), mode="r")
+    assert sorted(root.attrs["vpl"]["episodes"]) == partly_successful[1]
+
+
+@pytest.fixture
+def grown(splits: Path, tmp_path: Path) -> Path:
+    """A dataset with the lists that were drawn when its last episode was not there yet."""
+    copy = tmp_path / "grown"
+    shutil.copytree(splits, copy, copy_function=os.link, ignore=shutil.ignore_patterns("splits.json"))
+    shutil.move(copy / "episode_009", tmp_path)
+    assert main(["split", str(copy), "--val", "0.2"]) == 0
+    shutil.move(tmp_path / "episode_009", copy)
+    return copy
+
+
+def test_episodes_that_were_collected_after_the_split_do_not_vanish(grown, tmp_path, capsys):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        export("act", grown, tmp_path / "out")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert re.search(r"splits.json lacks 1 of 10 episodes, .* episode_009; .* or take one list: --split train", error)
+    export("act", grown, tmp_path / "train", "--split", "train")
+    assert "7 episodes (3 left out)" in capsys.readouterr().out
+
+
+def test_statistics_say_what_they_are_of(grown, capsys):
+    assert main(["stats", str(grown), "--split", "train"]) == 0
+    assert "1 of 10 episodes are in no list of splits.json" in capsys.readouterr().err
+    assert main(["stats", str(grown)]) == 0
+    assert "also of those to validate on; normalize with --split train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "exported"), [((), 2), (("--split", "val"), 1)])
+def test_robomimics_actions_are_scaled_by_the_list_train_and_not_clipped(flags, exported, splits, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    shutil.copyfile(splits / "metadata.json", copy / "metadata.json")
+    for name in ("episode_000", "episode_001"):
+        shutil.copytree(splits / name, copy / name)
+    (copy / "splits.json").write_text('{"train": ["episode_000"], "val": ["episode_001"]}')
+    with h5py.File(copy / "episode_000" / "episode_000.h5", "r+") as file:
+        file["joint_pos_target"][:, 8] = 0.5
+        train = file["joint_pos_target"][:]
+    with h5py.File(copy / "episode_001" / "episode_001.h5", "r+") as file:
+        file["joint_pos_target"][:] = 2 * file["joint_pos_target"][:]
+        val = file["joint_pos_target"][:]
+    with h5py.File(export("robomimic", copy, tmp_path / "out.hdf5", *flags)) as file:
+        data = file["data"]
+        offset, scale = data.attrs["action_offset"], data.attrs["action_scale"]
+        assert np.allclose(offset, (train.max(0) + train.min(0)) / 2)
+        assert np.allclose(scale[:8], (train.max(0) - train.min(0))[:8] / 2) and scale[8] == 1
+        demos = [data[f"demo_{index}"]["actions"][:] for index in range(exported)]
+    assert np.allclose(offset + scale * demos[-1], val, atol=1e-5), "what policies are validated on is not falsified"
+    assert all(np.abs(demo).max() == 1 for demo in demos[:-1])
+    assert "rows have actions beyond -1 ... 1, which is the range of the list train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["act", "zarr"])
+def test_formats_without_lists_say_so(form, splits, tmp_path, capsys):
+    export(form, splits, tmp_path / "out")
+    assert "knows no lists and would also train on val; --split train leaves it out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -232,18 +286,20 @@ def test_failed_export_leaves_nothing(form, part, splits, tmp_path, monkeypatch,
 
 
 @pytest.mark.readers
-def test_failed_export_with_lerobot_leaves_nothing(splits, tmp_path):
+@pytest.mark.parametrize("release", LEROBOT)
+def test_failed_export_with_lerobot_leaves_nothing(release, splits, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(splits, damaged, copy_function=os.link)
     (damaged / "episode_004" / "camera_1" / "episode_004.mp4").unlink()
     with pytest.raises(AssertionError, match=r"error: .*No such file or directory"):
-        export_with_lerobot(damaged, tmp_path / "out" / "new")
+        export_with_lerobot(release, damaged, tmp_path / "out" / "new")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.readers
-def test_lerobot_is_told_that_validation_episodes_are_such(splits, tmp_path):
-    exported = export_with_lerobot(splits, tmp_path / "out", "--split", "val")
+@pytest.mark.parametrize("release", LEROBOT)
+def test_lerobot_is_told_that_validation_episodes_are_such(release, splits, tmp_path):
+    exported = export_with_lerobot(release, splits, tmp_path / "out", "--split", "val")
     assert json.loads((exported / "meta" / "info.json").read_text())["splits"] == {"val": "0:2"}
 
 
@@ -286,7 +342,7 @@ def test_damaged_lists_are_refused(content, said, splits, tmp_path, capsys):
         ("act {data} --output {tmp}/out --split seed", r"--split seed: no such list in .*; has train, val"),
         ("act {tmp} --output {tmp}/out", "holds no metadata.json or no episode"),
         ("act {data} --output {tmp}/out --split test", r"--split test: no such list in .*splits.json; has train, val"),
-        ("lerobot {data} --output {tmp}/out", r"lerobot is needed, found none: pip install 'lerobot>=0.4.4,<0.5'"),
+        ("lerobot {data} --output {tmp}/out", r"lerobot is needed, found none: pip install 'lerobot>=0.4.4,<0.5' or"),
         ("rlds {data} --output {tmp}/out", "invalid choice: 'rlds'"),
     ],
 )
@@ -296,3 +352,32 @@ def test_bad_input_is_one_line(flags, said, splits, tmp_path, capsys):
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and len(error.splitlines()) == 1
     assert re.search(said, error), error
+
+
+@pytest.mark.readers
+def test_half_made_environment_is_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setitem(LIBRARIES, "pip", Library(required="pip"))
+    torn = tmp_path / "readers" / "pip" / "lib" / "torn"
+    torn.mkdir(parents=True)
+    python = library_python("pip")
+    assert python.exists() and not torn.exists()
+    (python.parent / "kept").touch()
+    assert library_python("pip") == python and (python.parent / "kept").exists()
+
+
+@pytest.mark.parametrize(
+    ("release", "said"),
+    [
+        *((release, release) for release in ("0.4.3", "0.5.1", "0.6.0", "0.7.0")),
+        ("0.6.1", "0.6.1 without its extra dataset"),
+    ],
+)
+def test_other_releases_of_lerobot_are_refused(release, said, splits, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vpl_export, "version", lambda _: release)
+    monkeypatch.setattr(vpl_export, "find_spec", lambda _: None)
+    with pytest.raises(SystemExit) as stopped:
+        export("lerobot", splits, tmp_path / "out")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and len(error.splitlines()) == 1
+    assert f"found {said}: pip install 'lerobot>=0.4.4,<0.5' or 'lerobot[dataset]>=0.6.1,<0.7'" in error

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -31,7 +35,7 @@ READY = "[...document.querySelectorAll('video')].every((film) => film.readyState
 
 @pytest.fixture(scope="module")
 def report(dataset: Path) -> Path:
-    return write_report(dataset)
+    return write_report(dataset, episode_folders(dataset), dataset / "report.html")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +180,8 @@ def test_numbers_that_are_none_do_not_blank_the_page(damaged, browser):
         file["intrinsics"][0, 0, 0] = np.nan
         file["joint_pos"][3, 2] = np.inf
     page = browser.new_page()
-    page.goto(write_report(damaged).resolve().as_uri())
+    report = write_report(damaged, episode_folders(damaged), damaged / "report.html")
+    page.goto(report.resolve().as_uri())
     page.wait_for_selector("body[data-ready=yes]", timeout=10_000)
     page.close()
 
@@ -187,7 +192,74 @@ def test_episode_without_images_is_one_line(damaged, capsys, command):
         del file["color"]
     assert vpl_dataset.main([command, str(damaged)]) == 1
     error = capsys.readouterr().err
-    assert "is not whole" in error and "'color'" in error and error.count("\n") == 1
+    assert "episode_000.h5 lacks color; move its folder away" in error and error.count("\n") == 1
+
+
+@contextmanager
+def served(dataset: Path, *flags: str) -> Iterator[str]:
+    """`view --port` of a dataset in a process of its own; yields the page's address."""
+    command = [sys.executable, vpl_dataset.__file__, "view", str(dataset), "--port", "0", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        process.stdout.readline()
+        yield process.stdout.readline().split()[0]
+    finally:
+        process.terminate()
+        assert process.communicate()[1] == ""
+
+
+def test_only_the_page_and_its_videos_are_served_and_to_this_machine_only(dataset, tmp_path):
+    with served(dataset, "--output", str(tmp_path / "page.html")) as address:
+        assert address.startswith("http://127.0.0.1:") and address.endswith("/page.html")
+        page = urlopen(address).read().decode()
+        (video,) = re.findall(r'"path":"([^"]*episode_003/camera_1/episode_003.mp4)"', page)
+        place = posixpath.normpath(f"/{video}")
+        assert urlopen(address.replace("/page.html", place)).read()[4:8] == b"ftyp"
+        for other in (
+            "/",
+            "/metadata.json",
+            f"{posixpath.dirname(place)}/",
+            "/../../../../etc/passwd",
+            "/%2e%2e/page.html",
+        ):
+            with pytest.raises(HTTPError) as refusal:
+                urlopen(address.replace("/page.html", other))
+            assert refusal.value.code == 404, other
+
+
+def test_a_browser_that_drops_its_request_leaves_no_traceback(dataset):
+    with served(dataset) as address:
+        for _ in range(5):
+            host, port = address.removeprefix("http://").split("/")[0].split(":")
+            with socket.create_connection((host, int(port))) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.send(b"GET /report.html HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert urlopen(address).status == 200
+
+
+def test_recorded_text_is_shown_and_not_run(damaged, browser):
+    text = "open </script><script>window.ran = 1</script> {{NUMBERS}} <!-- \u2028 & the drawer"
+    with h5py.File(damaged / "episode_000" / "episode_000.h5", "r+") as file:
+        file.attrs["language_instruction"] = text
+    report = write_report(damaged, episode_folders(damaged), damaged / "report.html")
+    page = browser.new_page()
+    page.goto(report.resolve().as_uri())
+    page.wait_for_selector("body[data-ready=yes]", timeout=10_000)
+    assert page.evaluate("window.ran") is None
+    assert page.evaluate("JSON.parse(document.getElementById('data').textContent).episodes[0].text") == text
+    page.close()
+
+
+def test_page_for_a_read_only_disk_is_written_elsewhere(dataset, tmp_path, browser):
+    before = {path: path.stat().st_mtime_ns for path in dataset.rglob("*")}
+    assert vpl_dataset.main(["view", str(dataset), "--output", str(tmp_path / "ä #" / "page.html")]) == 0
+    assert {path: path.stat().st_mtime_ns for path in dataset.rglob("*")} == before
+    page = browser.new_page()
+    page.goto((tmp_path / "ä #" / "page.html").as_uri())
+    page.wait_for_selector("body[data-ready=yes]")
+    page.click("#index figure, #index > *")
+    page.wait_for_function(READY)
+    page.close()
 
 
 def test_port_that_cannot_be_had_is_one_line(dataset, capsys):
@@ -195,7 +267,7 @@ def test_port_that_cannot_be_had_is_one_line(dataset, capsys):
         vpl_dataset.main(["view", str(dataset), "--port", "99999"])
     assert error.value.code == 2 and "--port must be from 0 to 65535, got 99999" in capsys.readouterr().err
     with socket.socket() as taken:
-        taken.bind(("", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert vpl_dataset.main(["view", str(dataset), "--port", str(taken.getsockname()[1])]) == 1
     assert capsys.readouterr().err.startswith("error: ")

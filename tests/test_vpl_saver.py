@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -127,6 +128,37 @@ def test_metadata_repeats_what_the_episodes_say(tmp_path):
         assert (row["episode_index"], row["round"], row["env_index"]) == (index, index // ENVS, index % ENVS)
 
 
+def store_the_same(root: Path, num_envs: int) -> Path:
+    """Episodes of 35 steps of the first envs of `num_envs`, up to four; an env's are the same whatever their number."""
+    recording = np.arange(num_envs) < 4
+    with VPLSaver(make_cfg(root, num_envs=num_envs, steps=35)) as saver:
+        saver.begin_round(0)
+        for step in range(35):
+            samples = [make_sample(np.random.default_rng((step, env)), step) for env in range(min(4, num_envs))]
+            first = {name: np.stack([array[0] for array in arrays]) for name, arrays in columns(samples).items()}
+            rest = {
+                name: np.zeros((num_envs - len(array), *array.shape[1:]), array.dtype) for name, array in first.items()
+            }
+            sample = Sample(**{name: np.concatenate([first[name], rest[name]]) for name in first})
+            arrays = (np.zeros((num_envs, size), np.float32) for size in (8, 9))
+            saver.store(sample, *arrays, np.zeros(num_envs, np.float32), recording)
+        saver.end_episodes(recording, ~recording, recording)
+    return root
+
+
+def columns(samples: list[Sample]) -> dict[str, list[np.ndarray]]:
+    return {name: [vars(sample)[name] for sample in samples] for name in vars(samples[0])}
+
+
+def test_files_of_an_episode_do_not_depend_on_the_number_of_envs(tmp_path):
+    few, many = store_the_same(tmp_path / "few", 1), store_the_same(tmp_path / "many", 1024)
+    assert len(episode_folders(many)) == 4
+    files = [path.relative_to(few) for path in (few / "episode_000").rglob("*") if path.is_file()]
+    assert len(files) == 3
+    for file in files:
+        assert (few / file).read_bytes() == (many / file).read_bytes(), file
+
+
 def test_only_success_puts_the_others_aside(tmp_path):
     with VPLSaver(make_cfg(tmp_path / "set", only_success=True)) as saver:
         store_round(saver)
@@ -134,6 +166,111 @@ def test_only_success_puts_the_others_aside(tmp_path):
     assert (tmp_path / "set" / "failed" / "episode_001" / "episode_001.h5").is_file()
     rows = json.loads((tmp_path / "set" / "metadata.json").read_text())["episodes"]
     assert [row["path"] for row in rows] == ["episode_000", "failed/episode_001", "episode_002"]
+
+
+EVERYONE, NOBODY = np.ones(ENVS, bool), np.zeros(ENVS, bool)
+
+
+def store_step(saver: VPLSaver, recording: np.ndarray = EVERYONE, **changes) -> None:
+    """One control step, whose arrays are right but for `changes`."""
+    arrays = {
+        "action": np.zeros((ENVS, 8), np.float32),
+        "joint_pos_target": np.zeros((ENVS, 9), np.float32),
+        "reward": np.zeros(ENVS, np.float32),
+    }
+    of_sample = {name: value for name, value in changes.items() if name not in arrays}
+    arrays |= {name: value for name, value in changes.items() if name in arrays}
+    saver.store(replace(make_sample(np.random.default_rng(0), 0), **of_sample), **arrays, recording=recording)
+
+
+def end(saver: VPLSaver, ended: np.ndarray = EVERYONE) -> None:
+    saver.end_episodes(ended, NOBODY, ended)
+
+
+@pytest.mark.parametrize(
+    ("calls", "words"),
+    [
+        ([store_step], "store: no round is open; begin_round comes first"),
+        ([end], "end_episodes: no round is open"),
+        (["begin", end], "end_episodes: round 0 has no open episode in env 0, 1, 2"),
+        (["begin", store_step, "begin next"], r"begin_round\(1\): round 0 is still open in env 0, 1, 2; end_episodes"),
+        (
+            ["begin", store_step, lambda saver: end(saver, np.array([True, False, True])), "begin next"],
+            "round 0 is still open in env 1;",
+        ),
+        (["begin", store_step, end, store_step], "store: round 0 is over or on disk already in env 0, 1, 2"),
+        (["begin", store_step, end, end], "end_episodes: round 0 has no open episode in env 0, 1, 2"),
+        (["begin", store_step, end, "begin"], r"begin_round\(0\): this round was begun before"),
+        (["begin", store_step, end, VPLSaver.close, store_step], "store: no round is open; .* nothing after close"),
+        (
+            ["begin", store_step, lambda saver: saver.end_episodes(EVERYONE, NOBODY, NOBODY)],
+            "env 0, 1, 2 must be either terminated or truncated",
+        ),
+    ],
+)
+def test_calls_in_another_order_are_refused_where_they_are_made(tmp_path, calls, words):
+    saver = VPLSaver(make_cfg(tmp_path / "set"))
+    *before, last = [
+        {"begin": lambda saver: saver.begin_round(0), "begin next": lambda saver: saver.begin_round(1)}.get(call, call)
+        for call in calls
+    ]
+    for call in before:
+        call(saver)
+    with pytest.raises((RuntimeError, ValueError), match=words) as refusal:
+        last(saver)
+    assert not isinstance(refusal.value, SaverError)
+    if VPLSaver.close not in calls:
+        saver.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"color": np.zeros((ENVS, CAMERAS, HEIGHT, WIDTH + 2, 3), np.uint8)}, r"color is uint8 .* 50, 3\), .* 48, 3"),
+        ({"color": np.zeros((ENVS, CAMERAS, HEIGHT, WIDTH, 3), np.float32)}, "color is float32"),
+        ({"color": np.zeros((ENVS, 1, HEIGHT, WIDTH, 3), np.uint8)}, "color is uint8"),
+        ({"color": None}, "step 1 is a row and has no images"),
+        ({"reward": np.zeros((ENVS, 1), np.float32)}, r"reward is float32 \(3, 1\), the dataset takes float32 \(3,\)"),
+        ({"drawer_pos": np.zeros((ENVS, 1), np.float32)}, r"drawer_pos is float32 \(3, 1\)"),
+        ({"action": np.zeros((ENVS, 8))}, "action is float64"),
+        (
+            {"action": np.zeros((ENVS, 7), np.float32)},
+            r"action is float32 \(3, 7\), the dataset takes float32 \(3, 8\)",
+        ),
+        ({"action": np.zeros((1, 8), np.float32)}, r"action is float32 \(1, 8\)"),
+        ({"proprio": np.zeros((ENVS, 30), np.float32)}, r"proprio is .* \(3, 31\)"),
+        ({"joint_pos": None}, "joint_pos is missing"),
+        ({"drawer_pos": None}, "drawer_pos is missing"),
+        ({"ee_position": None}, "ee_position is given in some steps only"),
+        ({"recording": np.ones(ENVS)}, r"recording is float64 \(3,\)"),
+        ({"recording": np.ones((ENVS, 1), bool)}, r"recording is bool \(3, 1\)"),
+    ],
+)
+def test_arrays_of_another_shape_or_dtype_are_refused_and_harm_nothing(tmp_path, changes, words):
+    with VPLSaver(make_cfg(tmp_path / "set")) as saver:
+        saver.begin_round(0)
+        store_step(saver)
+        with pytest.raises(ValueError, match=words):
+            store_step(saver, **changes)
+        store_step(saver)
+        end(saver)
+    for folder in episode_folders(tmp_path / "set"):
+        with load_episode(folder) as episode:
+            assert len(episode["color"]) == 2 and episode["timestamps"][1] == pytest.approx(1 / 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"camera_names": ("a", "a")}, "camera_names a, a: give each camera its own"),
+        ({"camera_names": ("a",)}, r"intrinsics \(2, 3, 3\) must be \(1, 3, 3\)"),
+        ({"width": 47}, "width 47 and height 32 must be even"),
+        ({"only_success": True, "success_metric": None}, "only_success: there is no success_metric"),
+    ],
+)
+def test_dataset_that_no_episode_can_be_of_is_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        make_cfg(tmp_path / "set", **changes)
 
 
 def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
@@ -155,7 +292,7 @@ def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
     [
         ("EpisodeFile.flush_to_disk", OSError(28, "No space left on device")),
         ("EpisodeFile.finish", OSError(5, "Input/output error")),
-        ("SegmentEncoder.encode", av.error.ExternalError(542398533, "Generic error in an external library")),
+        ("VideoEncoder.encode", av.error.ExternalError(542398533, "Generic error in an external library")),
     ],
 )
 def test_failing_disk_or_encoder_is_reported_and_nothing_partial_is_published(tmp_path, monkeypatch, part, error):

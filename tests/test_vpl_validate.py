@@ -8,14 +8,18 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import h5py
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from conftest import collect_dataset
 
 import vpl_dataset
+from vpl_dataset import load_episode
+from vpl_lerobot import RecordedVideos, VideoError
 from vpl_validate import validate
-from vpl_video import SegmentEncoder, write_mp4
+from vpl_video import VideoEncoder, write_mp4
 
 NAME = "episode_001"
 ORDER_WXYZ, CONJUGATE = [3, 0, 1, 2], np.float32([-1, -1, -1, 1])
@@ -80,11 +84,9 @@ def attribute(name: str, value: object, of: str = "/"):
 def film(color: np.ndarray, path: Path, fps: float = 60) -> None:
     """Write images (T, H, W, 3) as the video that the saver would have written."""
     height, width = color.shape[1:3]
-    encoder = SegmentEncoder(width, height, Fraction(60))
-    segment = encoder.new_segment(len(color))
-    for image, yuv in zip(color, segment, strict=True):
-        encoder.to_yuv(np.ascontiguousarray(image), out=yuv)
-    path.with_suffix(".h264").write_bytes(b"".join(encoder.encode(segment)))
+    encoder = VideoEncoder(width, height, Fraction(60), VideoReformatter())
+    packets = b"".join(encoder.encode(np.ascontiguousarray(image)) for image in color)
+    path.with_suffix(".h264").write_bytes(packets)
     path.unlink()
     write_mp4(path.with_suffix(".h264"), path, Fraction(fps))
 
@@ -298,6 +300,10 @@ FILE_FAULTS = {
     "not listed": (lambda d: edit_metadata(d, lambda m: m["episodes"].pop()), "is not in metadata.json"),
     "not on disk": (lambda d: shutil.rmtree(d / NAME), "is in metadata.json and not on disk"),
     "camera elsewhere": (move_camera, "off 'overview' of metadata.json"),
+    "camera in an unknown frame": (
+        lambda d: edit_metadata(d, lambda m: m["cameras"][0].update(frame="hand")),
+        "camera_0 in metadata.json is none: camera 'overview' has the frame 'hand'",
+    ),
     "repeated episode": (repeat_episode, "repeats episode_000"),
 }  # fmt: skip
 
@@ -310,11 +316,51 @@ def test_planted_fault_in_the_files_is_found(copy, fault):
     assert any(problem.startswith(NAME) and words in problem for problem in problems), problems
 
 
+def film_displaced(color: np.ndarray, path: Path) -> None:
+    """Write a video as earlier releases did: `from_numpy_buffer` takes the planes of yuv420p for two lines higher."""
+    height, width = color.shape[1:3]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", 60, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.ITU709, ColorRange.MPEG
+        for image in color:
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            )
+            container.mux(stream.encode(av.VideoFrame.from_numpy_buffer(frame.to_ndarray(), format="yuv420p")))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("size", [(160, 90), (64, 50)])
+def test_displaced_colours_of_a_video_are_found(tmp_path, size):
+    flags = "--num_envs 1 --num_episodes 1 --steps 10 --enable_wrist_camera"
+    dataset = collect_dataset(tmp_path, *flags.split(), "--width", str(size[0]), "--height", str(size[1]))
+    assert validate(dataset) == []
+    with h5py.File(dataset / "episode_000" / "episode_000.h5") as file:
+        for camera in range(2):
+            film_displaced(file["color"][:, camera], dataset / "episode_000" / f"camera_{camera}" / "episode_000.mp4")
+    problems = [str(problem) for problem in validate(dataset)]
+    for camera in range(2):
+        words = f"episode_000: camera_{camera}/episode_000.mp4 shows colours 8 px too low"
+        assert any(problem.startswith(words) for problem in problems), problems
+    videos = RecordedVideos({"overview": 0}, tmp_path, Fraction(60))
+    with load_episode(dataset / "episode_000") as videos.episode, pytest.raises(VideoError, match="film it again"):
+        videos.finish_episode()
+
+
 @pytest.mark.parametrize(
     ("plant", "words"),
     [
         (lambda d: (d / "metadata.json").unlink(), "metadata.json is missing"),
         (lambda d: (d / "metadata.json").write_text("{"), "metadata.json is no JSON"),
+        (lambda d: (d / "metadata.json").write_text("[]"), "metadata.json is no JSON object"),
+        (lambda d: (d / "metadata.json").write_text("{}"), "lacks format_version, task, simulator, num_episodes, epis"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata.pop("format_version")), "lacks format_version"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata.update(format_version=9)), "format version 9"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata.update(num_episodes="2")), "num_episodes is 2"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata.update(episodes={})), "episodes is {}"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata["episodes"].append(7)), "episodes has no path"),
+        (lambda d: edit_metadata(d, lambda metadata: metadata.update(cameras=["overview"])), "cameras has no name"),
         (lambda d: edit_metadata(d, lambda metadata: metadata.update(num_successes=9)), "num_successes is 9"),
     ],
 )
@@ -323,13 +369,56 @@ def test_fault_of_the_dataset_is_found(copy, plant, words):
     assert any(words in str(problem) for problem in validate(copy))
 
 
-def test_full_rate_rows_are_checked_too(tmp_path):
+@pytest.fixture(scope="module")
+def sparse_dataset(tmp_path_factory) -> Path:
+    """One episode of 60 control steps, of which every third is a row."""
     flags = "--num_envs 1 --num_episodes 1 --steps 60 --video_interval 3 --width 64 --height 48"
-    dataset = collect_dataset(tmp_path, *flags.split())
-    assert validate(dataset) == []
-    with h5py.File(dataset / "episode_000" / "episode_000.h5", "a") as file:
-        column("full_rate/action", later)(file)
-    assert any("full_rate: proprio's last_action" in str(problem) for problem in validate(dataset))
+    return collect_dataset(tmp_path_factory.mktemp("sparse"), *flags.split())
+
+
+@pytest.fixture
+def sparse(sparse_dataset: Path, tmp_path: Path) -> Path:
+    """A copy of it to damage."""
+    assert validate(sparse_dataset) == []
+    return Path(shutil.copytree(sparse_dataset, tmp_path / "sparse"))
+
+
+def drop_last_step(file: h5py.File) -> None:
+    for name in list(file["full_rate"]):
+        if name != "frame_step":
+            column(f"full_rate/{name}", lambda data: data[:57])(file)
+
+
+FULL_RATE_FAULTS = {
+    "all missing": (lambda file: file.__delitem__("full_rate"), "full_rate is missing"),
+    "column missing": (lambda file: file.__delitem__("full_rate/action"), "full_rate: action is missing"),
+    "state missing": (lambda file: file.__delitem__("full_rate/sim_state"), "full_rate: sim_state is missing"),
+    "tool missing": (lambda file: file.__delitem__("full_rate/ee_position"), "full_rate: ee_position is missing"),
+    "tool of no row": (lambda file: file.__delitem__("ee_position"), "ee_position is there, and no row has it"),
+    "steps missing": (lambda file: file.__delitem__("full_rate/frame_step"), "full_rate: frame_step is missing"),
+    "column short": (column("full_rate/reward", lambda data: data[:-1]), "full_rate: reward has the shape"),
+    "column narrow": (column("full_rate/joint_vel", lambda data: data[:, 1:]), "full_rate: joint_vel has the shape"),
+    "column of doubles": (column("full_rate/joint_pos", lambda data: data.astype(float)), "full_rate: joint_pos is 2"),
+    "steps of doubles": (column("full_rate/frame_step", lambda data: data * 1.0), "full_rate: frame_step is 1-d"),
+    "a step less": (drop_last_step, "57 control steps, which make 19 rows, not 20"),
+    "not a number": (column("full_rate/reward", at(7, np.nan)), "row 7: full_rate: reward holds NaN"),
+    "infinite": (column("full_rate/sim_state", at(8, np.inf)), "row 8: full_rate: sim_state holds NaN"),
+    "steps zeroed": (column("full_rate/frame_step", lambda data: data * 0), "row 1: full_rate: frame_step is 0, not"),
+    "steps one late": (column("full_rate/frame_step", lambda data: data + 1), "row 0: full_rate: frame_step is 1, not"),
+    "other rewards": (column("full_rate/reward", lambda data: data + 1), "row 0: full_rate: reward is another one"),
+    "another state": (column("full_rate/sim_state", at(30, 0.5)), "row 10: full_rate: sim_state is another one"),
+    "actions late": (column("full_rate/action", later), "full_rate: proprio's last_action"),
+    "interval": (attribute("video_interval", 1), "full_rate is wrong: video_interval is 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FULL_RATE_FAULTS)
+def test_planted_fault_at_the_full_rate_is_found(sparse, fault):
+    plant, words = FULL_RATE_FAULTS[fault]
+    with h5py.File(sparse / "episode_000" / "episode_000.h5", "a") as file:
+        plant(file)
+    problems = [str(problem) for problem in validate(sparse)]
+    assert any(problem.startswith("episode_000") and words in problem for problem in problems), problems
 
 
 def test_problems_as_json(copy, capsys):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vpl_files import STOP_SIGNALS
 from vpl_workers import WorkerError, WriterPool
 
 
@@ -23,6 +26,14 @@ class Talker:
         return ["a row of metadata.json" * 30] * num_results
 
     def abandon(self) -> None: ...
+
+
+class Sleeping(Talker):
+    """Takes as many seconds for an item as it says."""
+
+    def handle(self, item: Any, _frames: np.ndarray | None) -> list[Any]:
+        time.sleep(item)
+        return []
 
 
 class Failing(Talker):
@@ -59,6 +70,25 @@ def test_pool_and_worker_may_both_have_much_to_say(use_processes):
         return len(results + pool.close())
 
     assert within(60, talk) == 2000
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_signal_to_the_whole_group_does_not_end_a_worker_even_as_it_starts(number):
+    pool = WriterPool(Talker, workers=1, use_processes=True, slots=1, frame_bytes=[0])
+    os.kill(pool._workers._processes[0].pid, number)
+    assert len(within(60, lambda: pool.submit([(3, None)], [None]) + pool.close())) == 3
+
+
+@pytest.mark.parametrize("use_processes", [False, True])
+def test_workers_that_are_told_to_give_up_are_not_waited_for(use_processes):
+    pool = WriterPool(Sleeping, workers=1, use_processes=use_processes, slots=3, frame_bytes=[0])
+    for _ in range(3):
+        pool.submit([0.5], [None])
+    start = time.monotonic()
+    pool.give_up()
+    with suppress(WorkerError):
+        pool.close()
+    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("use_processes", [False, True])

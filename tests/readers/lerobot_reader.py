@@ -1,5 +1,7 @@
 """LeRobot reads an export: frames against `color`, numbers exactly, and a step of its ACT policy."""
 
+import json
+
 import numpy as np
 import torch
 from recorded import arguments, define_torchvision_ops, psnr_db, read, report
@@ -9,15 +11,16 @@ define_torchvision_ops()
 import lerobot
 from lerobot.configs.types import FeatureType
 from lerobot.datasets.lerobot_dataset import LeRobotDataset, LeRobotDatasetMetadata
-from lerobot.datasets.utils import dataset_to_policy_features
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
+from lerobot.policies.factory import dataset_to_policy_features
 
 vpl, root = arguments()
 meta = LeRobotDatasetMetadata("local/test", root=root)
 chunk = {"action": [i / meta.fps for i in range(8)]}
 data = LeRobotDataset("local/test", root=root, delta_timestamps=chunk, video_backend="torchcodec")
-about = meta.info["vpl"]
+info = json.loads((root / "meta" / "info.json").read_text())
+about = info["vpl"]
 
 worst, compared = np.inf, 0
 for index, name in enumerate(about["episodes"]):
@@ -32,6 +35,11 @@ for index, name in enumerate(about["episodes"]):
         ahead = actions[np.minimum(np.arange(row, row + 8), len(actions) - 1)]
         assert np.array_equal(item["action"].numpy(), ahead), (name, row)
         assert item["episode_index"] == index and item["frame_index"] == row and item["task"]
+
+normalized_by = about["splits"].get("train", range(len(about["episodes"])))
+rows = np.concatenate([read(vpl, about["episodes"][index], about["action"]["column"]) for index in normalized_by])
+for name, value in {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0), "std": rows.std(0)}.items():
+    assert np.allclose(meta.stats["action"][name], value, atol=1e-4), name
 
 features = dataset_to_policy_features(meta.features)
 outputs = {key: feature for key, feature in features.items() if feature.type is FeatureType.ACTION}
@@ -55,5 +63,6 @@ for _ in range(2):
 report(
     library=f"lerobot {lerobot.__version__}", frames=compared, psnr_db=worst, inputs=sorted(config.input_features),
     losses=losses, names=meta.features["action"]["names"],
-    splits=meta.info["splits"], fps=meta.fps,
+    splits=info["splits"], fps=meta.fps, robot_type=meta.robot_type, codebase_version=info["codebase_version"],
+    stats_of_rows=int(meta.stats["action"]["count"][0]),
 )  # fmt: skip

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ def psnr_db(image: np.ndarray, recorded: np.ndarray) -> float:
 
 def define_torchvision_ops() -> None:
     """Let torchvision's PyPI wheel, built for CUDA, be imported beside a CPU build of torch: its kernels stay away."""
+    if "+cpu" not in version("torch"):  # PyPI's torch goes with PyPI's torchvision
+        return
     library = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

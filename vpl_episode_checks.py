@@ -1,0 +1,184 @@
+"""Checks episodes, side by side: everything that can be said of one by itself and the dataset's cameras.
+
+for folder, checked in zip(folders, check_episodes(folders, cameras)): print(folder, checked.found)
+
+The processes are programs of their own, this file: multiprocessing would import the caller's script again in each, and
+threads would wait for each other in HDF5. A file on which a library crashes ends its process, not the caller's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+import h5py
+import numpy as np
+
+from usable_cores import usable_cores
+from vpl_episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
+from vpl_format_checks import Contents, Finding, every_step, read_contents
+from vpl_image_checks import check_images
+from vpl_row_checks import Found, check_rows
+
+MOTION = ("joint_pos", "action")
+"""Columns that two episodes never have in common."""
+FEW = 8
+"""Episodes that are checked sooner than a process is started."""
+CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGKILL)
+"""What ends a process that a damaged file leads astray; the last where it takes all memory."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found in an episode."""
+
+    found: Sequence[Finding]
+    motion: str = ""
+    """A hash of its motion; "" where there is none."""
+    row: dict[str, Any] = field(default_factory=dict)
+    """Its row of metadata.json, but for the path; {} where the file does not say."""
+
+
+def check_episodes(folders: Sequence[Path], cameras: list[Any]) -> list[Checked]:
+    """Check episodes by as many processes as there are cores; `cameras` are those of metadata.json."""
+    if len(folders) <= FEW:
+        return [check_episode(folder, cameras) for folder in folders]
+    workers = min(usable_cores(), -(-len(folders) // FEW))
+    with ExitStack() as stack:
+        shares = [_Share(folders[worker::workers], cameras) for worker in range(workers)]
+        for share in shares:
+            stack.callback(share.stop)
+        checked = [share.finish() for share in shares]
+    return [checked[index % workers][index // workers] for index in range(len(folders))]
+
+
+def check_episode(folder: Path, cameras: list[Any]) -> Checked:
+    """Check one episode, also one in .partial/."""
+    path = folder / f"{folder.name}.h5"
+    if not path.is_file():
+        return Checked([(None, f"has no {path.name}")])
+    try:
+        with h5py.File(path, locking=False) as h5, np.errstate(all="ignore"):
+            return _check_file(h5, folder, cameras)
+    except OSError as error:
+        return Checked([(None, f"{path.name} cannot be read: {' '.join(str(error).split())}")])
+    except Exception as error:  # a foreign file can hold anything, and must not keep the others from being checked
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Checked([(None, f"{path.name} cannot be checked: {reason}")])
+
+
+def _check_file(h5: h5py.File, folder: Path, cameras: list[Any]) -> Checked:
+    contents, found = read_contents(h5, cameras)
+    about, rows = contents.about, contents.rows
+    number = int(folder.name.split("_")[1])
+    if about.attrs.get("episode_index", number) != number:
+        found.append((None, f"episode_index is {about.attrs['episode_index']}"))
+    found += check_rows(rows, about)
+    found += [(row, f"full_rate: {reason}") for row, reason in check_rows(contents.full_rate, every_step(about))]
+    found += check_success(h5, contents)
+    if contents.color is not None:
+        fps = float(about.attrs["fps"]) if "fps" in about.attrs else None
+        found += check_images(contents.color, rows, folder, fps)
+    return Checked(found, motion_digest({name: rows[name] for name in MOTION if name in rows}), _row(h5, contents))
+
+
+def check_success(h5: h5py.File, contents: Contents) -> Found:
+    """The label is what the metric's column says, or both are absent."""
+    attrs = contents.about.attrs
+    missing = [name for name in SUCCESS_ATTRIBUTES if name not in h5.attrs]
+    if len(missing) == len(SUCCESS_ATTRIBUTES) and "drawer_pos" not in h5:
+        return  # this task has no measure of success
+    if missing:
+        yield None, f"attributes {', '.join(sorted(missing))} are missing"
+    if not attrs.keys() >= set(SUCCESS_ATTRIBUTES):
+        return
+    column = _metric(contents)
+    if column is None:
+        yield None, f"success_metric is {attrs['success_metric']}, which is no whole column of single numbers"
+    elif attrs["success"] != (column[-1] >= attrs["success_threshold"]):
+        yield None, f"success is {attrs['success']} but {attrs['success_metric']} ends at {column[-1]:.3f}"
+
+
+def _metric(contents: Contents) -> np.ndarray | None:
+    """The column that decides about success."""
+    column = (contents.full_rate or contents.rows).get(contents.about.attrs["success_metric"])
+    return None if column is None or column.ndim > 1 else column
+
+
+def _row(h5: h5py.File, contents: Contents) -> dict[str, Any]:
+    attrs = contents.about.attrs
+    repeated = {*ROW_ATTRIBUTES, *(set(h5.attrs) & {*SUCCESS_ATTRIBUTES, *OPTIONAL_ATTRIBUTES})}
+    measured = "success_metric" not in attrs or ("success" in attrs and _metric(contents) is not None)
+    return describe(h5) if attrs.keys() >= repeated and measured else {}
+
+
+def motion_digest(rows: Mapping[str, np.ndarray]) -> str:
+    """A hash of an episode's columns MOTION, by which a second copy of it is known; "" where there are none."""
+    return hashlib.sha256(b"".join(rows[name].tobytes() for name in sorted(rows))).hexdigest() if rows else ""
+
+
+class _Share:
+    """Episodes that a process checks, one after the other; the next one takes over where it crashes."""
+
+    def __init__(self, folders: Sequence[Path], cameras: list[Any]) -> None:
+        self._folders, self._cameras = folders, cameras
+        self._checked: list[Checked] = []
+        self._start()
+
+    def finish(self) -> list[Checked]:
+        """Wait for the results.
+
+        Raises:
+            RuntimeError: a process could not do its work, whatever the episodes are.
+        """
+        while len(self._checked) < len(self._folders):
+            code = self._process.wait()
+            self._output.seek(0)
+            self._checked += [Checked(**json.loads(line)) for line in self._output]
+            self._output.close()
+            if len(self._checked) == len(self._folders):
+                break
+            if -code not in CRASHES:
+                raise RuntimeError(f"a process that checks episodes ended with exit code {code}")
+            name = signal.Signals(-code).name
+            self._checked.append(Checked([(None, f"cannot be checked: reading it ended a process by {name}")]))
+            self._start()
+        return self._checked
+
+    def stop(self) -> None:
+        """End the process if it still runs."""
+        self._process.kill()
+        self._process.wait()
+        self._output.close()
+
+    def _start(self) -> None:
+        folders = [str(folder) for folder in self._folders[len(self._checked) :]]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        self._output = TemporaryFile("w+")  # noqa: SIM115  a file, for which no process waits as it would for a pipe
+        with TemporaryFile("w+") as task:
+            json.dump({"folders": folders, "cameras": self._cameras}, task)
+            task.seek(0)
+            command = [sys.executable, __file__]
+            self._process = subprocess.Popen(command, stdin=task, stdout=self._output, env=environment)
+
+
+def _process_main() -> None:
+    """Check the episodes that stdin names; a line of JSON for each."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group
+    task = json.load(sys.stdin)
+    for folder in task["folders"]:
+        print(json.dumps(asdict(check_episode(Path(folder), task["cameras"]))), flush=True)
+
+
+if __name__ == "__main__":
+    _process_main()
