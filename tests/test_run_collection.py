@@ -146,6 +146,7 @@ def test_checkpoint_is_copied_into_a_running_container(machine):
     ]
 
 
+@pytest.mark.parametrize("mode", ["exec", "run"])
 def test_link_to_a_checkpoint_takes_its_runs_agent_yaml_along(machine, mode):
     run = machine.folder / "run"
     (run / "params").mkdir(parents=True)

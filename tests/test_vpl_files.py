@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -261,3 +262,35 @@ def test_no_hdf5_file_is_opened_with_a_lock():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "h5py.File":
                 locking = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "locking"]
                 assert locking == ["False"], f"{path.name}:{node.lineno}"
+
+
+BROKEN_SOCKET = """
+import socket
+from vpl_files import run
+
+def main():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    try:
+        ours.send(b"to a writer that was killed, or to a browser that has gone")
+    except BrokenPipeError:
+        print("told")
+    return 0
+
+run(main)
+"""
+
+
+def test_only_output_that_nobody_reads_ends_a_command():
+    done = subprocess.run([sys.executable, "-c", BROKEN_SOCKET], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
+def test_command_whose_output_nobody_reads_ends_quietly():
+    script = "from vpl_files import run; run(lambda: print('x' * 10**6) or 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""
