@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 import torch
 
-from checkpoint_policy import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
+from checkpoint_policy import CheckpointPolicy, load_policy
+from checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, resolve
 from vpl_episode import read_metadata
 from vpl_runs import project_versions
