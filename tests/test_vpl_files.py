@@ -88,6 +88,7 @@ def test_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
         (HERE, os.getpid(), vpl_files._start_of(os.getpid()), 1e6),  # it lives, however long it was suspended
         (ELSEWHERE, os.getpid(), "1", vpl_files.STALE_S / 2),
     ],
+    ids=["suspended_here", "seen_lately_elsewhere"],
 )
 def test_dataset_of_a_living_run_is_refused_and_its_parts_stay(tmp_path, place, pid, start, age_s):
     attempt = make_attempt(tmp_path, place, pid, start, age_s)
@@ -103,6 +104,7 @@ def test_dataset_of_a_living_run_is_refused_and_its_parts_stay(tmp_path, place, 
         (HERE, 2**22 + 1, "1", 0),  # no process has this number
         (ELSEWHERE, os.getpid(), "1", vpl_files.STALE_S * 2),
     ],
+    ids=["number_reused", "no_such_process", "silent_elsewhere"],
 )
 def test_parts_of_a_dead_run_are_dropped_at_once(tmp_path, place, pid, start, age_s):
     make_attempt(tmp_path, place, pid, start, age_s)
