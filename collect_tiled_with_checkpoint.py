@@ -71,9 +71,8 @@ def collect_dataset(args: argparse.Namespace) -> int:
     if args.self_check:
         return check_machine(args)
     with load(args.simulator)(simulator_cfg(args)) as env:
-        stop = StopSignal(
-            "ended episodes are being published"
-        )  # now: Kit has set handlers of its own, which would end the process with 0
+        # now: Kit has set handlers of its own, which would end the process with 0
+        stop = StopSignal("ended episodes are being published")
         check_fit(args, env)
         start = time.monotonic()
         with open_saver(args, env) as saver:

@@ -68,20 +68,19 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with load(args.simulator)(simulator_cfg(args)) as env:
             check_states(env, args)
-            code = 0
             if args.compare:
                 compare(env, args)
-            elif args.mode == "states":
-                code = film(env, args)
-            else:
+            elif args.mode == "actions":
                 report_drift(env, args)
+            elif code := film(env, args):
+                return code
     except ForeignStateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return code or int(not args.all_whole)
+    return int(not args.all_whole)
 
 
 def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:

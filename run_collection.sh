@@ -87,7 +87,7 @@ supervise() {  # COMMAND...
 
 # Each of these leaves the collector's exit code in `code`
 in_exec() {
-  local problem stage checkpoint overrides
+  local problem stage checkpoint agent_yaml overrides
   problem=$(docker_problem) && fail "--in exec: $problem"
   is_running || fail "--in exec: no container $container is running; docker start $container, or set CONTAINER"
   [[ ! $(value_of --resume) ]] || fail "--resume: $container does not see this machine's folders; use --in run"
@@ -100,11 +100,12 @@ in_exec() {
   overrides=(--data_root "$stage/data")
   checkpoint=$(value_of --checkpoint)
   if [[ -f $checkpoint ]]; then
+    agent_yaml=$(agent_yaml_of "$checkpoint")
     checkpoint=$(realpath "$checkpoint")
     copy "$checkpoint" "$container:$stage/"
-    if [[ -f ${checkpoint%/*}/params/agent.yaml ]]; then
+    if [[ $agent_yaml ]]; then
       docker exec "$container" mkdir "$stage/params"
-      copy "${checkpoint%/*}/params/agent.yaml" "$container:$stage/params/"
+      copy "$agent_yaml" "$container:$stage/params/"
     fi
     overrides+=(--checkpoint "$stage/${checkpoint##*/}")
   fi
@@ -116,6 +117,14 @@ in_exec() {
     sh -c 'echo $$ >"$0/pid"; exec "$@"' "$stage" python "$collector" "${args[@]}" "${overrides[@]}" || code=$?
   ! docker exec "$container" test -d "$stage/data" || fetch "$stage/data"
   docker exec "$container" rm -r "$stage"
+}
+
+agent_yaml_of() {  # CHECKPOINT: the configuration of its run, as policies/checkpoint_settings.py finds it; empty: there is none
+  local path
+  for path in "$(realpath -s "$1")" "$(realpath "$1")"; do
+    path=${path%/*}/params/agent.yaml
+    [[ ! -f $path ]] || { printf %s "$path"; return; }
+  done
 }
 
 copy() {  # FROM TO: docker cp, which is not always quiet
@@ -137,7 +146,7 @@ fetch() {  # FOLDER of the container: its contents into data_root, beside what i
 }
 
 in_run() {
-  local problem simulator gpus checkpoint file writable made='' options=() name=isaac-data-gen-$$
+  local problem simulator gpus checkpoint agent_yaml writable made='' options=() name=isaac-data-gen-$$
   problem=$(docker_problem) && fail "--in run: $problem"
   has_image || fail "--in run: no image $image; docker build -t $image -f $dockerfile . (in $project)"
   simulator=$(simulator_of image "$image")
@@ -169,10 +178,12 @@ in_run() {
   esac
   [[ ! -d $writable ]] || bind "$writable" ''
   checkpoint=$(value_of --checkpoint)
-  checkpoint=$(realpath -ms "${checkpoint:-none}")
-  for file in "$checkpoint" "${checkpoint%/*}/params/agent.yaml"; do
-    [[ ! -f $file ]] || bind "$file" ,readonly
-  done
+  if [[ -f $checkpoint ]]; then
+    agent_yaml=$(agent_yaml_of "$checkpoint")
+    checkpoint=$(realpath -s "$checkpoint")
+    bind "$checkpoint" ,readonly
+    [[ ! $agent_yaml ]] || bind "$agent_yaml" ,readonly "${checkpoint%/*}/params/agent.yaml"
+  fi
   tell=(docker kill "$name" --signal)
   # relative paths mean the same in there
   # shellcheck disable=SC2016 # for the container's shell
@@ -188,9 +199,9 @@ in_run() {
   say "on this machine: $writable"
 }
 
-bind() {  # PATH ,readonly: to in_run's options; the container sees PATH under the same name. Quoted as in CSV
-  local path=${1//\"/\"\"}
-  options+=(--mount "type=bind,\"source=$path\",\"target=$path\"$2")
+bind() {  # PATH ,readonly [TARGET]: to in_run's options; the container sees PATH as TARGET, or as PATH. Quoted as in CSV
+  local path=${1//\"/\"\"} target=${3:-$1}
+  options+=(--mount "type=bind,\"source=$path\",\"target=${target//\"/\"\"}\"$2")
 }
 
 mode='' args=() tty=() tell=() code=0

@@ -15,7 +15,7 @@ say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }
 
 is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   # earlier versions left stamps only
-is_free() { is_ours "$1" || [[ ! -e $1 || ( -d $1 && -z $(ls -A "$1") ) ]]; }
+is_free() { is_ours "$1" || [[ ! -e $1 && ! -L $1 ]] || [[ -d $1 && -z $(ls -A "$1") ]]; }
 
 marker=.made-by-isaac-data-gen
 venv=$(realpath -ms "${VENV:-$project/.venv}")
@@ -46,12 +46,10 @@ install_debian_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-has_stamp() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]]; }
+is_complete() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]] && "$venv/bin/python" -c '' 2>/dev/null; }
+finish() { echo "$venv"; exit; }
 
-if has_stamp && "$venv/bin/python" -c '' 2>/dev/null; then
-  echo "$venv"
-  exit 0
-fi
+! is_complete || finish
 "$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
   fail "needs Python 3.10 to 3.13, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
 packages=()
@@ -67,11 +65,22 @@ version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 "$python" -c 'import ensurepip' 2>/dev/null || packages+=("python$version-venv")
 (( ${#packages[@]} == 0 )) || install_debian_packages "${packages[@]}"
 
+# Only what carries the marker is ever cleared, so the marker comes first: an interrupted set-up can then start anew
+is_ours "$venv" || { mkdir -p "$venv" && touch "$venv/$marker"; }
+exec {lock}<"$venv"
+flock "$lock" || say "$venv cannot be locked; start no second set-up beside this one"
+! is_complete || finish   # a set-up beside this one made it
+
 say "creating $venv and installing the project's packages (a few minutes)"
 if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
-  mkdir -p "$venv"
-  touch "$venv/$marker"
-  find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +   # it is ours, and torn
+  if [[ -e $venv/$marker ]]; then
+    find "$venv" -mindepth 1 -maxdepth 1 ! -name "$marker" -exec rm -rf {} +   # it is ours, and torn
+  else
+    old=$(mktemp -d "$venv-old-XXXXXX")
+    say "$venv has no working pip, and an earlier version may not have made all that it holds: moved to $old"
+    find "$venv" -mindepth 1 -maxdepth 1 -exec mv -t "$old" {} +
+    touch "$venv/$marker"
+  fi
   "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
@@ -88,6 +97,6 @@ if command -v nvidia-smi >/dev/null; then
   "${pip[@]}" --editable '.[gpu]' >&2
 fi
 rm -f "$venv"/.installed-*
-touch "$venv/$marker" "$stamp-$extra"
+touch "$stamp-$extra"
 say "done"
-echo "$venv"
+finish

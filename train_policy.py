@@ -26,6 +26,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from flags.collect import check_seed_and_device
 from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
+from simulators.cache import writable_cache
 from vpl.files import StopSignal, run
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
@@ -173,6 +174,7 @@ def progress_line(progress: Progress, max_iterations: int) -> str:
 
 def write_history(history: list[Progress], log_dir: Path) -> None:
     """progress.csv and learning_curve.png."""
+    os.environ.setdefault("MPLCONFIGDIR", str(writable_cache() / "matplotlib"))  # read at the import
     import matplotlib
 
     matplotlib.use("Agg")

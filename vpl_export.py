@@ -383,7 +383,7 @@ def choose(args: argparse.Namespace) -> Export:
     if not args.split:
         check_split_is_complete(dataset, splits)
     of_dataset = all_episode_folders(dataset) if args.failed else episode_folders(dataset)
-    whole = without_damaged(of_dataset)
+    whole = set(without_damaged(of_dataset))
 
     def wanted(folders: list[Path]) -> list[Path]:
         readable = [folder for folder in folders if folder in whole]
@@ -393,7 +393,7 @@ def choose(args: argparse.Namespace) -> Export:
     chosen = {name: wanted(split_folders(dataset, name, splits)) for name in listed}
     folders = [folder for part in chosen.values() for folder in part]
     if args.failed:
-        folders += wanted([folder for folder in of_dataset if folder.parent.name == "failed"])
+        folders += wanted([folder for folder in of_dataset if folder.parent != dataset])
     if not folders:
         raise ValueError(f"{dataset}: no episode is left to export")
     ends = np.cumsum([len(part) for part in chosen.values()]).tolist()

@@ -20,7 +20,8 @@ import h5py
 import numpy as np
 import torch
 
-from policies.rsl_rl import ACTIVATIONS, CheckpointError, CheckpointPolicy, known_activation, load_policy
+from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
+from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import SIMULATORS, TASKS, CameraCfg, DrawerEnv, resolve
 from vpl.episode import read_metadata
 from vpl.runs import project_versions

@@ -25,6 +25,7 @@ import math
 import pickle
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -32,36 +33,20 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "elu": nn.ELU,
-    "selu": nn.SELU,
-    "relu": nn.ReLU,
-    "crelu": nn.CELU,
-    "lrelu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
-    "gelu": nn.GELU,
-    "swish": nn.SiLU,
-    "mish": nn.Mish,
-    "identity": nn.Identity,
-}
-"""By RSL-RL's own names (its `resolve_nn_activation`)."""
-_OTHER_NAMES = {"celu": "crelu", "leakyrelu": "lrelu", "silu": "swish"}
-"""torch's, where they are not RSL-RL's but for capitals."""
+from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, choose_settings, read_run
+
 _LAYOUTS = {
     "model_state_dict": ("actor.", "actor_obs_normalizer."),
     "actor_state_dict": ("mlp.", "obs_normalizer."),
 }
 """For each state dict: the prefix of the layers, the prefix of the normalizer."""
-_YAML_SECTIONS = ("actor", "policy")
-"""Where agent.yaml has the actor, in the words of RSL-RL 4 and 5, and of 2 and 3. Isaac Lab translates old ones."""
 _WRAPPERS = re.compile(r"(^|\.)(?:(?:_orig_mod|module)\.)+")
 """What torch.compile and DistributedDataParallel put into the names of a module's tensors."""
+_TORCH_ERRORS = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError)
+"""What torch's unpickler raises on damaged files, as fuzzed: it does not wrap them."""
 _NOISE_KEYS = ("std", "log_std", "distribution.std_param", "distribution.log_std_param")
 
 
@@ -69,13 +54,9 @@ _scalar = np.float64(0).__reduce__()[0]
 _NUMPY_NUMBERS: list[Any] = [
     *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),  # in numpy 1 and in numpy 2
     np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "?")),
+    *{type(np.dtype(kind)) for kind in "?" + np.typecodes["AllInteger"] + np.typecodes["Float"]},
 ]
 """What a number of numpy is pickled as; training scripts put some into `infos`."""
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used. The message is one line: the file, what was found, what to do."""
 
 
 class CheckpointPolicy(nn.Module):
@@ -89,7 +70,7 @@ class CheckpointPolicy(nn.Module):
         clip_actions: Actions are clipped to plus or minus this; None: they are not.
         settings: Activation and clipping, and where each comes from, in words.
         layout: The releases that write such a checkpoint, e.g. "rsl-rl 5.x".
-        iteration: The training iteration that wrote it.
+        iteration: The training iteration that wrote it; None: it does not say.
         sha256: Hex digest of the file.
     """
 
@@ -106,7 +87,7 @@ class CheckpointPolicy(nn.Module):
         clip_actions: float | None,
         settings: str,
         layout: str,
-        iteration: int,
+        iteration: int | None,
         sha256: str,
     ) -> None:
         super().__init__()
@@ -150,7 +131,7 @@ def load_policy(
         num_obs: Expected length of an observation; None: not checked.
         num_actions: Expected length of an action; None: not checked.
         device: Where the policy runs, whichever device it was trained on.
-        activation: A key of `ACTIVATIONS`; None: agent.yaml's.
+        activation: The actor's, by any name that `known_activation` knows; None: agent.yaml's.
         clip_actions: Actions are clipped to plus or minus this, with infinity they are not; None: agent.yaml's.
 
     Raises:
@@ -160,42 +141,34 @@ def load_policy(
     data = _read(path)
     checkpoint = _unpickle(path, data)
     actor = _find_actor(path, checkpoint)
-    run = _read_agent_yaml(path.parent / "params" / "agent.yaml")
+    run = read_run(path)
     if not actor.has_std:
-        actor = _mean_rows(path, actor, run.distribution)
+        actor = _mean_rows(path, actor, num_actions)
     widths = _check_tensors(path, actor)
     for name, length, expected in (("observations", widths[0], num_obs), ("actions", widths[-1], num_actions)):
         if expected is not None and length != expected:
             raise CheckpointError(f"{path}: has {length} {name}, expected {expected}; give one trained on this task")
-    clip = run.clip_actions if clip_actions is None else clip_actions if math.isfinite(clip_actions) else None
-    sources = ("--activation" if activation else run.source, run.source if clip_actions is None else "--clip_actions")
+    name, clip, settings = choose_settings(run, activation, clip_actions)
     policy = CheckpointPolicy(
         widths,
         actor.layers,
         actor.statistics,
-        activation=activation or run.activation,
+        activation=name,
         clip_actions=clip,
-        settings=_in_words(activation or run.activation, clip, sources),
+        settings=settings,
         layout=actor.layout,
-        iteration=int(checkpoint["iter"]),
+        iteration=_iteration(checkpoint["iter"]),
         sha256=hashlib.sha256(data).hexdigest(),
     )
     return policy.eval().to(device)
 
 
-def _in_words(activation: str, clip: float | None, sources: tuple[str, str]) -> str:
-    clipping = "actions not clipped" if clip is None else f"actions clipped to ±{clip:g}"
-    if sources[0] == sources[1]:
-        return f"{activation}, {clipping}: {sources[0]}"
-    return f"{activation}: {sources[0]}; {clipping}: {sources[1]}"
-
-
 def _read(path: Path) -> bytes:
     """The file's content, if it can be a checkpoint at all."""
-    if not path.is_file():
-        found = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
-        raise CheckpointError(f"{path}: {found}; give a file such as logs/rsl_rl/<experiment>/<run>/model_399.pt")
     try:
+        if not path.is_file():
+            found = "is a directory" if path.is_dir() else "is no regular file" if path.exists() else "no such file"
+            raise CheckpointError(f"{path}: {found}; give a file such as logs/rsl_rl/<experiment>/<run>/model_399.pt")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}; change its permissions or copy it") from error
@@ -229,8 +202,8 @@ def _unpickle(path: Path, data: bytes) -> Any:
         raise CheckpointError(f"{path}: holds {what}, which may run code: refused; give tensors only") from error
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]  # any of these, as fuzzed: torch's unpickler does not wrap them
+    except (zipfile.BadZipFile, zlib.error, *_TORCH_ERRORS) as error:
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path}: not a torch file, or cut short or damaged: {reason}; copy it again") from error
 
 
@@ -262,7 +235,7 @@ def _is_state_dict(value: Any) -> bool:
 def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     keys = list(checkpoint) if isinstance(checkpoint, dict) else []
     section = next((key for key in _LAYOUTS if key in keys), None)
-    if section is None or not _is_number(checkpoint.get("iter")) or not _is_state_dict(checkpoint[section]):
+    if section is None or "iter" not in keys or not _is_state_dict(checkpoint[section]):
         found = f"a {type(checkpoint).__name__} with the keys {keys[:8]}"
         expected = "iter and model_state_dict (rsl-rl 2, 3) or actor_state_dict (rsl-rl 4, 5)"
         raise CheckpointError(f"{path}: holds {found}, expected {expected}; give the model_*.pt of an RSL-RL run")
@@ -287,12 +260,12 @@ def _find_actor(path: Path, checkpoint: Any) -> _Actor:
     return _Actor(layers, statistics, layout, has_std=any(key in state for key in _NOISE_KEYS))
 
 
-def _mean_rows(path: Path, actor: _Actor, distribution: str) -> _Actor:
+def _mean_rows(path: Path, actor: _Actor, num_actions: int | None) -> _Actor:
     """The actor without the rows of its last layer that give the standard deviation: RSL-RL puts them behind."""
-    if "Beta" in distribution:
-        raise CheckpointError(f"{path}: is a Beta policy, says its agent.yaml; give one with Gaussian actions")
     last = max(int(name.split(".")[0]) for name in actor.layers)
     rows = len(actor.layers[f"{last}.bias"]) if f"{last}.bias" in actor.layers else 1
+    if rows == num_actions:
+        return actor  # somebody has left the deviation out
     if rows % 2:
         raise CheckpointError(f"{path}: no action std and {rows} rows in the last layer; give an unaltered checkpoint")
     halves = {name: value[: rows // 2] for name, value in actor.layers.items() if name.startswith(f"{last}.")}
@@ -304,8 +277,11 @@ def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {_WRAPPERS.sub(r"\1", name): value for name, value in state.items()}
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) or (isinstance(value, Tensor) and value.numel() == 1)
+def _iteration(value: Any) -> int | None:
+    """`iter` as a trainer may have counted it, in numbers of Python, numpy or torch; None: it is no number."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    return int(value) if isinstance(value, (int, float, np.number)) and math.isfinite(value) else None
 
 
 def _check_tensors(path: Path, actor: _Actor) -> list[int]:
@@ -326,52 +302,3 @@ def _check_tensors(path: Path, actor: _Actor) -> list[int]:
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: {key} of the actor holds NaN or infinity; give an earlier checkpoint")
     return widths
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Reads a tag that is not plain YAML, such as the !!python/tuple that Isaac Lab writes, as None."""
-
-
-_PlainLoader.add_constructor(None, lambda loader, node: None)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a run's agent.yaml says of the actor."""
-
-    activation: str
-    clip_actions: float | None
-    """None: Isaac Lab clips nothing where it is null or absent."""
-    distribution: str
-    """The class that draws actions, where it is named."""
-    source: str
-
-
-def _read_agent_yaml(agent_yaml: Path) -> _Run:
-    if not agent_yaml.exists():
-        return _Run("elu", None, "", "assumed, there is no params/agent.yaml beside it")
-    try:
-        cfg = yaml.load(agent_yaml.read_bytes(), Loader=_PlainLoader)
-    except OSError as error:
-        raise CheckpointError(f"{agent_yaml}: cannot be read: {error.strerror}; repair or move it") from error
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{agent_yaml}: not YAML ({' '.join(str(error).split())}); repair it") from error
-    sections = [cfg[name] for name in _YAML_SECTIONS if isinstance(cfg, dict) and isinstance(cfg.get(name), dict)]
-    network: dict[str, Any] = next((section for section in sections if "activation" in section), {})
-    written = network.get("activation")
-    activation = known_activation(written) if isinstance(written, str) else None
-    if activation is None:
-        expected = f"expected one of {', '.join(ACTIVATIONS)}"
-        raise CheckpointError(f"{agent_yaml}: the actor's activation is {written}, {expected}; name the trained one")
-    clip = cfg.get("clip_actions")
-    if clip is not None and not (isinstance(clip, (int, float)) and clip > 0):
-        raise CheckpointError(f"{agent_yaml}: clip_actions is {clip!r}, expected a positive number or null; correct it")
-    distribution = network.get("distribution_cfg") or {}
-    return _Run(activation, clip, str(distribution.get("class_name", "")), str(agent_yaml))
-
-
-def known_activation(name: str) -> str | None:
-    """The key of `ACTIVATIONS` that a name such as "silu", "leaky_relu" or "torch.nn.ELU" stands for; None: none."""
-    short = name.rpartition(".")[2].lower().replace("_", "").removesuffix("()")
-    key = _OTHER_NAMES.get(short, short)
-    return key if key in ACTIVATIONS else None

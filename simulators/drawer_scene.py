@@ -183,11 +183,13 @@ def _add_panda(spec: mujoco.MjSpec) -> None:
         body = spec.body(parent).add_body(
             name=name, pos=pos, quat=quat, mass=mass, ipos=ipos, fullinertia=inertia, explicitinertial=True
         )
-        for material, path in meshes[name.removeprefix("left").removeprefix("right")]:
-            if spec.mesh(path.stem) is None:
-                spec.add_mesh(name=path.stem, file=str(path), inertia=mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL)
+        for mesh in meshes[name.removeprefix("left").removeprefix("right")]:
+            if spec.mesh(mesh.name) is None:
+                spec.assets[f"{mesh.name}.stl"] = mesh.stl
+                shell = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
+                spec.add_mesh(name=mesh.name, file=f"{mesh.name}.stl", inertia=shell)
             body.add_geom(
-                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=path.stem, material=material, group=_VISUAL, contype=0,
+                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh.name, material=mesh.material, group=_VISUAL, contype=0,
                 conaffinity=0, mass=0,
             )  # fmt: skip
     collision = dict(group=_COLLISION, contype=_ROBOT, conaffinity=_SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))

@@ -14,20 +14,19 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-if sys.platform == "linux":
-    os.environ.setdefault("MUJOCO_GL", "egl")
+if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
+    os.environ["MUJOCO_GL"] = "egl"
 
 import numpy as np
 import torch
 
 from simulators import Sample, SimulatorCfg, SimulatorError
 
-_REMEDY = (
-    "apt-get install --no-install-recommends libegl1 libgl1-mesa-dri libopengl0; unset MUJOCO_GL or set it to osmesa"
-)
 _GL = os.environ.get("MUJOCO_GL")
-if _GL == "glfw" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-    raise SimulatorError(f"MUJOCO_GL=glfw needs a display and would wait for it for ever; try: {_REMEDY}")
+_REMEDY = {
+    "egl": "apt-get install --no-install-recommends libegl1 libgl1-mesa-dri libopengl0",
+    "osmesa": "apt-get install --no-install-recommends libosmesa6, or unset MUJOCO_GL",
+}.get(str(_GL).lower(), "unset MUJOCO_GL")
 _chose_before = "mujoco" in sys.modules
 try:
     import mujoco
@@ -35,8 +34,9 @@ try:
 
     if _chose_before:  # without MUJOCO_GL it takes GLFW, which needs a display
         importlib.reload(mujoco.rendering.classic.gl_context)
-except (ImportError, AttributeError, RuntimeError) as error:  # the second: PyOpenGL's answer to a missing libEGL.so
-    reason = " ".join(str(error).split())
+except (ImportError, AttributeError, RuntimeError) as error:
+    # the second is how PyOpenGL answers to a missing library
+    reason = "its OpenGL library is missing" if isinstance(error, AttributeError) else " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
 from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
@@ -153,6 +153,20 @@ class MujocoDrawerEnv(DrawerTaskEnv):
         return color, extrinsics
 
 
+def _check_display() -> None:
+    """Refuse what could draw nothing, or would wait for a display for ever.
+
+    Raises:
+        SimulatorError: MUJOCO_GL asks for it.
+    """
+    context = getattr(mujoco.rendering.classic.gl_context, "GLContext", None)
+    if context is None:
+        raise SimulatorError(f"MUJOCO_GL={_GL} forbids MuJoCo to draw; unset MUJOCO_GL")
+    has_display = sys.platform != "linux" or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+    if context.__module__ == "mujoco.glfw" and not has_display:
+        raise SimulatorError(f"MUJOCO_GL={_GL} draws with GLFW, which needs a display; unset MUJOCO_GL")
+
+
 class _RenderThread:
     """The thread that owns the OpenGL context and draws envs from their state rows.
 
@@ -161,6 +175,7 @@ class _RenderThread:
     """
 
     def __init__(self, model: mujoco.MjModel, cfg: SimulatorCfg) -> None:
+        _check_display()
         self._model, self._data = model, mujoco.MjData(model)
         self._cameras = cfg.cameras
         self._camera_ids = [model.camera(camera.name).id for camera in cfg.cameras]  # MuJoCo orders them by body

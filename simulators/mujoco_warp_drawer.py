@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line f
 import mujoco_warp as mjw
 
 from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
+from simulators.cache import writable_cache
 from simulators.drawer_scene import (
     HELD_RANGE,
     JOINT_NAMES,
@@ -62,8 +62,8 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         if self._on_gpu and not torch.cuda.is_available():
             raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
         super().__init__(cfg, JOINT_RANGE)
+        _start_warp()
         wp.set_device(cfg.device)
-        _announce_compilation()
         if self._on_gpu:
             torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
             self._copying = torch.cuda.Stream()
@@ -308,11 +308,15 @@ def _check_overflow(overflow: np.ndarray) -> None:
         )
 
 
-def _announce_compilation() -> None:
-    """Say what takes so long, where Warp has not compiled MuJoCo's kernels before."""
-    if not os.path.isabs(os.path.expanduser("~")) and "WARP_CACHE_PATH" not in os.environ:
-        wp.config.kernel_cache_dir = tempfile.mkdtemp(prefix="warp-")  # without a home Warp makes a folder "~" here
-    wp.init()
+def _start_warp() -> None:
+    """Give Warp a cache, and say what takes so long where it has not compiled MuJoCo's kernels before."""
+    if "WARP_CACHE_PATH" not in os.environ:
+        writable_cache()
+    try:
+        wp.init()
+    except OSError as error:
+        remedy = "set WARP_CACHE_PATH to a folder that can be written"
+        raise SimulatorError(f"Warp cannot keep what it compiles: {error}; {remedy}") from error
     cache = Path(str(wp.config.kernel_cache_dir))
     if not any(cache.glob("wp_mujoco_warp*")):
         print(f"compiling MuJoCo Warp's kernels, about 80 s; they are kept in {cache}", file=sys.stderr, flush=True)

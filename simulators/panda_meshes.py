@@ -1,6 +1,6 @@
 """The Panda's visual meshes: from the installed gymnasium-robotics package, decimated once into the user's cache.
 
-    for material, path in panda_meshes()["link5"]: ...
+    for mesh in panda_meshes()["link5"]: ...
 
 The package holds one STL a link (134k triangles in all, Apache-2.0). A link's connected components tell its white
 shell from its dark caps and rings, so they become meshes of their own. On a CPU rendering time follows the triangles
@@ -9,100 +9,103 @@ shell from its dark caps and rings, so they become meshes of their own. On a CPU
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
-import os
 import sys
-from contextlib import suppress
+import tempfile
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from simulators import SimulatorError
+from simulators.cache import user_cache, writable_cache
 
 _LINKS = ("link0", "link1", "link2", "link3", "link4", "link5", "link6", "link7", "hand", "finger")
 _KEEP = 0.14
 """Share of a link's triangles that is kept."""
 _DARK = {"link3": (1,), "link4": (1,), "link5": (1,), "link6": (1, 2), "link7": (0,), "hand": (1,), "finger": (1,)}
 """Components, by falling area, that are dark on the real arm."""
-_RECIPE = "2"
-"""Names the cache folder: raise it with every change to what is made here."""
-_MANIFEST = "sha256.json"
-_KEPT: list[TemporaryDirectory] = []
-"""Where there is no cache: the folder goes with this process."""
+_RECIPE = "1"
+"""Names the file in the cache: raise it with every change to what is made here."""
+_FILE = Path("isaac-data-gen") / f"panda-{_RECIPE}.zip"
 
 
-def panda_meshes() -> dict[str, list[tuple[str, Path]]]:
-    """Material and STL file of each mesh, by link; made on the first call (about 3 s), then found in the cache.
+@dataclass(frozen=True)
+class Mesh:
+    """One surface of a link."""
+
+    link: str
+    material: str
+    stl: bytes
+
+    @property
+    def name(self) -> str:
+        return f"{self.link}-{self.material}"
+
+
+def panda_meshes() -> dict[str, list[Mesh]]:
+    """The meshes of each link; made on the first call (about 3 s), then found in the cache.
+
+    The cache is one file, which is there as a whole or not at all; its directory of names, sizes and checksums tells a
+    damaged one, which is made anew.
 
     Raises:
-        FileNotFoundError: gymnasium-robotics is not installed or holds other meshes than version 1.4.
+        SimulatorError: gymnasium-robotics is not installed or holds other meshes than version 1.4.
     """
-    cache = _user_cache()
-    folder = cache if cache and _is_whole(cache) else _build(cache)
-    return {link: [(path.stem.split("-")[1], path) for path in sorted(folder.glob(f"{link}-*.stl"))] for link in _LINKS}
+    cache = user_cache()
+    meshes = _read(cache / _FILE) if cache else None
+    if meshes is None:
+        meshes = [mesh for link in _LINKS for mesh in _decimate(link)]
+        _write(meshes, writable_cache() / _FILE)
+    by_name = sorted(meshes, key=lambda mesh: mesh.name)
+    return {link: [mesh for mesh in by_name if mesh.link == link] for link in _LINKS}
 
 
-def _user_cache() -> Path | None:
-    """The meshes' folder in the user's cache; None: the user has neither a home nor XDG_CACHE_HOME."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
-    return base / "isaac-data-gen" / f"panda-{_RECIPE}" if base.is_absolute() else None
+def _materials(link: str) -> tuple[str, ...]:
+    """Of the link's light and dark components."""
+    if link == "finger":
+        return ("dark", "rubber")
+    return ("white", "dark") if link in _DARK else ("white",)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether the folder holds the files of its manifest, unchanged: links that are missing would not be drawn."""
+def _read(path: Path) -> list[Mesh] | None:
+    """The meshes that `_write` kept; None: there are none, or not these, or they are damaged."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        return all(_sha256(folder / name) == digest for name, digest in manifest.items())
-    except (OSError, ValueError):
-        return False
+        with zipfile.ZipFile(path) as archive:
+            return [Mesh(link, kind, archive.read(f"{link}-{kind}")) for link in _LINKS for kind in _materials(link)]
+    except (OSError, zipfile.BadZipFile, KeyError, EOFError):
+        return None
 
 
-def _build(cache: Path | None) -> Path:
-    """Make the meshes in `cache`, or, said in a line, in a folder that goes with this process; returns the folder."""
+def _write(meshes: list[Mesh], path: Path) -> None:
     try:
-        if cache is None:
-            raise OSError("the user has no home")
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        place = TemporaryDirectory(dir=cache.parent, prefix=".panda-", ignore_cleanup_errors=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            new = Path(folder) / path.name
+            with zipfile.ZipFile(new, "w") as archive:
+                for mesh in meshes:
+                    archive.writestr(mesh.name, mesh.stl)
+            new.replace(path)  # whole or not at all, whoever else makes it now
     except OSError as error:
-        where = f"cannot be kept in {cache.parent}" if cache else "cannot be kept"
-        print(f"the robot's meshes {where} ({error.strerror or error}); set XDG_CACHE_HOME", file=sys.stderr)
-        cache, place = None, TemporaryDirectory(prefix="isaac-data-gen-")
-    building = Path(place.name) / "new"
-    building.mkdir()
-    for link in _LINKS:
-        _decimate(link, building)
-    digests = {path.name: _sha256(path) for path in sorted(building.iterdir())}
-    (building / _MANIFEST).write_text(json.dumps(digests))
-    if cache is None:
-        _KEPT.append(place)
-        return building
-    with place:
-        with suppress(FileNotFoundError):
-            cache.rename(Path(place.name) / "damaged")
-        with suppress(OSError):  # somebody else has built it meanwhile
-            building.rename(cache)
-    return cache
+        print(f"{path} cannot be kept, so it is made at each start: {error.strerror}", file=sys.stderr)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _decimate(link: str, folder: Path) -> None:
+def _decimate(link: str) -> list[Mesh]:
     import trimesh  # only here: the cache usually has what this makes
 
     whole: trimesh.Trimesh = trimesh.load_mesh(_package_folder() / f"{link}.stl")
     parts = sorted((p for p in whole.split(only_watertight=False) if len(p.faces) > 30), key=lambda part: -part.area)
     dark = _DARK.get(link, ())
-    second = "rubber" if link == "finger" else "dark"
-    for material, group in (
-        ("white" if link != "finger" else "dark", [p for i, p in enumerate(parts) if i not in dark]),
-        (second, [p for i, p in enumerate(parts) if i in dark]),
-    ):
+    light_and_dark = (
+        [part for i, part in enumerate(parts) if i not in dark],
+        [part for i, part in enumerate(parts) if i in dark],
+    )
+    meshes = []
+    for material, group in zip(_materials(link), light_and_dark, strict=False):
         if link != "finger":
             group = [part.simplify_quadric_decimation(percent=1 - _KEEP) for part in group]
-        if group:
-            trimesh.util.concatenate(group).export(folder / f"{link}-{material}.stl")
+        stl = trimesh.exchange.stl.export_stl(trimesh.util.concatenate(group))
+        meshes.append(Mesh(link, material, stl))
+    return meshes
 
 
 def _package_folder() -> Path:
@@ -110,5 +113,5 @@ def _package_folder() -> Path:
     meshes = Path(package.origin if package and package.origin else ".").parent
     meshes = meshes / "envs" / "assets" / "kitchen_franka" / "franka_assets" / "meshes" / "visual"
     if not (meshes / "link0.stl").is_file():
-        raise FileNotFoundError(f"no Panda meshes in {meshes}; install gymnasium-robotics==1.4.2")
+        raise SimulatorError(f"no Panda meshes in {meshes}; install gymnasium-robotics==1.4.2")
     return meshes

@@ -37,14 +37,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, torch finds none")
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("mujoco", "cpu"), id="mujoco"),
-        # the same code but for CUDA's graphs, streams and pinned memory; most of the time it compiles
-        pytest.param(("mujoco_warp", "cpu"), id="mujoco_warp_on_its_cpu"),
-        pytest.param(("mujoco_warp", "cuda:0"), id="mujoco_warp", marks=[pytest.mark.gpu, GPU]),
-    ]
-)
+MUJOCO = pytest.param(("mujoco", "cpu"), id="mujoco")
+# the same code but for CUDA's graphs, streams and pinned memory; most of the time it compiles
+WARP_ON_CPU = pytest.param(("mujoco_warp", "cpu"), id="mujoco_warp_on_its_cpu")
+WARP = pytest.param(("mujoco_warp", "cuda:0"), id="mujoco_warp", marks=[pytest.mark.gpu, GPU])
+ON_FAST_SIMULATORS = pytest.mark.parametrize("make_env", [MUJOCO, WARP], indirect=True)
+"""For a test of what does not depend on the simulator: Warp on a CPU needs half a minute for it."""
+
+
+@pytest.fixture(params=[MUJOCO, WARP_ON_CPU, WARP])
 def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., DrawerEnv]]:
     """Builds envs of every simulator that runs here and closes them: `make_env(num_envs=2, cameras=BOTH)`."""
     opened = []

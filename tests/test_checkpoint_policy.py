@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from policies.rsl_rl import ACTIVATIONS, CheckpointError, known_activation, load_policy
+from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
+from policies.rsl_rl import load_policy
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 LAYOUTS = {
@@ -157,6 +158,13 @@ def test_actions_are_clipped_as_isaac_lab_clips_them(tmp_path: Path, written: st
         ("actor: [\n", "not YAML"),
         ("actor: {activation: elu}\nclip_actions: 1e2\n", "clip_actions is '1e2', expected a positive number or null"),
         ("actor: {activation: elu}\nclip_actions: -1\n", "clip_actions is -1"),
+        ("actor: {activation: elu}\nclip_actions: true\n", "clip_actions is True"),
+        ("actor: {activation: ELU(alpha=0.5)}\n", "activation is ELU(alpha=0.5)"),
+        (
+            "actor: {activation: elu, distribution_cfg: {class_name: my.SquashedGaussian}}",
+            "is a my.SquashedG",
+        ),
+        ("actor: {activation: elu}\nwhen: 2025-99-99\n", "not YAML (month must be in 1..12)"),
     ],
 )
 def test_agent_yaml_that_does_not_fit_is_refused(tmp_path: Path, text: str, found: str) -> None:
@@ -182,6 +190,7 @@ def test_wrong_dimensions_are_refused_naming_both(name: str) -> None:
 def test_missing_file_and_directory_are_refused(tmp_path: Path) -> None:
     assert "no such file" in refusal(tmp_path / "model_1.pt")
     assert "is a directory" in refusal(tmp_path)
+    assert "File name too long" in refusal(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize(
@@ -318,6 +327,7 @@ def test_beta_policy_is_refused(tmp_path: Path) -> None:
     [
         ("silu", "swish"), ("torch.nn.SiLU", "swish"), ("leaky_relu", "lrelu"), ("nn.LeakyReLU()", "lrelu"),
         ("celu", "crelu"), ("torch.nn.ELU", "elu"), ("ReLU", "relu"), ("snake", None),
+        ("torch.nn.modules.activation:Mish", "mish"),
     ],
 )  # fmt: skip
 def test_activations_are_known_by_their_other_names(written: str, known: str | None) -> None:
@@ -333,6 +343,36 @@ def test_activation_and_clipping_can_be_given_and_are_told(tmp_path: Path) -> No
     assert load_policy(path, 31, 8, activation="tanh").settings == f"tanh: --activation; actions not clipped: {lone}"
     run = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "actor: {activation: relu}\nclip_actions: 2.0\n")
     assert load_policy(run, 31, 8, clip_actions=float("inf")).clip_actions is None
+
+
+def test_activation_may_be_written_as_a_python_class(tmp_path: Path) -> None:
+    text = "actor:\n  activation: !!python/name:torch.nn.modules.activation.SELU ''\n"
+    assert load_policy(copy_run(tmp_path, "rsl_rl_5.5.1_plain", text), 31, 8).activation == "selu"
+
+
+def test_flag_is_the_remedy_for_an_agent_yaml_that_does_not_fit(tmp_path: Path) -> None:
+    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "actor: {activation: snake}\nclip_actions: soft\n")
+    assert load_policy(path, 31, 8, activation="SiLU", clip_actions=2.0).activation == "swish"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("nowhere")])
+def test_agent_yaml_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    path = copy_run(tmp_path, "rsl_rl_5.5.1_plain", "")
+    (tmp_path / "params" / "agent.yaml").unlink()
+    make(tmp_path / "params" / "agent.yaml")
+    assert refusal(path).startswith(f"{tmp_path / 'params' / 'agent.yaml'}: ")
+
+
+def test_link_to_a_checkpoint_has_its_runs_settings(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    path = copy_run(tmp_path / "run", "rsl_rl_5.5.1_plain", "actor: {activation: relu}\n")
+    (tmp_path / "best.pt").symlink_to(path)
+    assert load_policy(tmp_path / "best.pt", 31, 8).activation == "relu"
+
+
+def test_actor_without_any_std_is_its_mean(tmp_path: Path) -> None:
+    path = save_altered(tmp_path, lambda checkpoint: checkpoint["actor_state_dict"].pop("distribution.std_param"))
+    assert load_policy(path, 31, 8).num_actions == 8
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod."])
@@ -353,6 +393,12 @@ def test_plain_numbers_load(tmp_path: Path, iteration: Any) -> None:
     infos = {"reward": np.float64(1.5), "ok": np.bool_(True), "steps": 3}
     path = save_altered(tmp_path, lambda checkpoint: checkpoint.update(iter=iteration, infos=infos))
     assert load_policy(path, 31, 8).iteration == 7
+
+
+@pytest.mark.parametrize("iteration", [None, float("nan"), "seven"])
+def test_checkpoint_without_a_usable_count_loads(tmp_path: Path, iteration: Any) -> None:
+    path = save_altered(tmp_path, lambda checkpoint: checkpoint.update(iter=iteration, infos=np.uint64(3)))
+    assert load_policy(path, 31, 8).iteration is None
 
 
 @pytest.mark.parametrize(

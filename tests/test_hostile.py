@@ -160,12 +160,15 @@ CHECKPOINTS = [
 ]
 ENVIRONMENTS = [
     ("", "dataset info D | head -1", 0, "episode"),
-    ("", "set -o pipefail; yes | head -1 >/dev/null; dataset validate D --json | head -c 1", 0, ""),
+    ("", "dataset validate D --json | head -c 1", 0, ""),
     ("", "collect --help | head -1", 0, "Collect"),
     ("", "dataset info D >&-", 0, ""),
     ("", "collect <&-", 0, "collected"),
     ("", "MUJOCO_GL=nonsense collect", 1, "MUJOCO_GL=nonsense"),
     ("", "MUJOCO_GL=glfw collect", 1, "MUJOCO_GL=glfw"),
+    ("", "env -u DISPLAY MUJOCO_GL=glx collect", 1, "MUJOCO_GL=glx draws with GLFW, which needs a display"),
+    ("", "MUJOCO_GL=off collect", 1, "MUJOCO_GL=off forbids MuJoCo to draw; unset MUJOCO_GL"),
+    ("", "env -u DISPLAY MUJOCO_GL= collect", 0, "collected"),
     ("", "PYTHONIOENCODING=ascii dataset stats D", 0, "camera wrist"),
     ("", "TMPDIR=/nowhere collect", 0, "collected"),
     ("", "XDG_CACHE_HOME=/proc collect", 0, "collected"),

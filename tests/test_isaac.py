@@ -12,6 +12,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from simulators import resolve
 
@@ -20,14 +21,7 @@ RELEASES = ("2.2.0", "2.3.2.post1")
 FOLDER = Path(sys.prefix) / "isaac"
 
 
-@pytest.fixture(scope="session")
-def isaac_python() -> Path:
-    """The interpreter of an environment in which Isaac Lab's wheels can be imported."""
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("Isaac Lab 2.x needs Python 3.11")
-    python, stamp = FOLDER / "bin" / "python", FOLDER / f"installed_{(HERE / 'requirements.txt').stat().st_size}"
-    if stamp.exists():
-        return python
+def make_isaac_environment(python: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", FOLDER], check=True)
     own = subprocess.run(
         [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], check=True, capture_output=True
@@ -38,7 +32,18 @@ def isaac_python() -> Path:
     subprocess.run([*pip, "--requirement", HERE / "requirements.txt"], check=True)
     for release in RELEASES:
         subprocess.run([*pip, "--no-deps", "--target", FOLDER / release, f"isaaclab=={release}"], check=True)
-    stamp.touch()
+
+
+@pytest.fixture(scope="session")
+def isaac_python() -> Path:
+    """The interpreter of an environment in which Isaac Lab's wheels can be imported."""
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("Isaac Lab 2.x needs Python 3.11")
+    python, stamp = FOLDER / "bin" / "python", FOLDER / f"installed_{(HERE / 'requirements.txt').stat().st_size}"
+    with FileLock(f"{FOLDER}.lock"):  # another test process may be about to make it too
+        if not stamp.exists():
+            make_isaac_environment(python)
+            stamp.touch()
     return python
 
 

@@ -146,6 +146,19 @@ def test_checkpoint_is_copied_into_a_running_container(machine):
     ]
 
 
+@pytest.mark.parametrize("mode", ["exec", "run"])
+def test_link_to_a_checkpoint_takes_its_runs_agent_yaml_along(machine, mode):
+    run = machine.folder / "run"
+    (run / "params").mkdir(parents=True)
+    (run / "model_9.pt").write_text("weights")
+    (run / "params" / "agent.yaml").write_text("policy: {}")
+    (machine.folder / "best.pt").symlink_to(run / "model_9.pt")
+    assert machine.call(READY, "--in", mode, "--checkpoint", "best.pt").code == 0
+    words = [word for call in machine.docker() for word in call]
+    mounted = f'type=bind,"source={run}/params/agent.yaml","target={machine.folder}/params/agent.yaml",readonly'
+    assert (str(run / "params" / "agent.yaml") if mode == "exec" else mounted) in words
+
+
 def test_checkpoint_that_only_the_container_has_is_named_as_it_is(machine):
     assert machine.call(READY, "--checkpoint", "/workspace/logs/model_399.pt").code == 0
     assert machine.collector()["words"].count("--checkpoint") == 1

@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import BOTH
+from conftest import BOTH, ON_FAST_SIMULATORS
 
 from checks.self_check import NO_RT_CORES, SHEET_COLUMNS, Check, has_rt_cores, self_check, table
 from flags.collect import SHIPPED_CHECKPOINT
@@ -83,6 +83,7 @@ def test_sound_simulator_passes_and_gets_a_contact_sheet(make_env, policy, tmp_p
     assert (sheet[120:] == (255, 0, 200)).all(axis=2).any(), "no cross at the tool centre point"
 
 
+@ON_FAST_SIMULATORS
 @pytest.mark.parametrize(
     ("alter", "lines"),
     [
@@ -98,6 +99,7 @@ def test_fault_of_a_camera_fails_its_own_line(make_env, policy, tmp_path, alter,
     assert failing(self_check(env, policy, tmp_path / "sheet.png")) == lines
 
 
+@ON_FAST_SIMULATORS
 def test_checkpoint_of_other_widths_fails_its_own_line(make_env, tmp_path):
     policy = torch.nn.Linear(23, 7)
     policy.num_obs, policy.num_actions = 23, 7
@@ -106,6 +108,7 @@ def test_checkpoint_of_other_widths_fails_its_own_line(make_env, tmp_path):
     assert "23 observations, 7 actions; the task has 31 and 8" in checks[2].figure
 
 
+@ON_FAST_SIMULATORS
 def test_untrained_checkpoint_fails_its_own_line(make_env, policy, tmp_path):
     torch.manual_seed(0)
     untrained = copy.deepcopy(policy)
@@ -119,7 +122,8 @@ WITH_RT_CORES = """
 NVIDIA L40S, NVIDIA L4, NVIDIA L20, NVIDIA L2, NVIDIA A10G, NVIDIA A10, NVIDIA A16, NVIDIA A40, NVIDIA A2, Tesla T4,
 NVIDIA RTX A1000, NVIDIA RTX A6000, NVIDIA RTX 6000 Ada Generation, NVIDIA RTX PRO 6000 Blackwell Server Edition,
 NVIDIA GeForce RTX 2060, NVIDIA GeForce RTX 4090, NVIDIA GeForce RTX 5090 Laptop GPU, Quadro RTX 6000, NVIDIA TITAN RTX,
-NVIDIA RTX 3500 Ada Generation Laptop GPU, NVIDIA GB10, A GPU of next year
+NVIDIA RTX 3500 Ada Generation Laptop GPU, NVIDIA GB10, NVIDIA A40-48Q, GRID T4-16Q,
+GRID RTX6000-24Q, A GPU of next year
 """
 WITHOUT_RT_CORES = """
 NVIDIA A100-SXM4-80GB, NVIDIA A100 80GB PCIe, NVIDIA A30, NVIDIA A800-SXM4-80GB, NVIDIA A100X, NVIDIA H100 80GB HBM3,
@@ -128,7 +132,8 @@ V100-PCIE-16GB, Tesla V100S-PCIE-32GB, Tesla P100-SXM2-16GB, Tesla P40, Tesla P4
 Quadro GV100, Quadro GP100, Quadro P4000, Quadro P620, Quadro M4000, Quadro K620, Quadro T1000, NVIDIA T400 4GB,
 NVIDIA T600 Laptop GPU, NVIDIA GeForce GTX 1080 Ti, GeForce GTX 1660 SUPER, NVIDIA GeForce GTX 980M, GeForce GT 1030,
 NVIDIA GeForce MX450, GeForce 940MX, NVIDIA TITAN V, NVIDIA TITAN Xp, NVIDIA TITAN X (Pascal), NVS 510, NVIDIA CMP
-170HX, Quadro 6000
+170HX, Quadro 6000, Quadro FX 1800, Tesla C2050, GRID A100D-80C, NVIDIA A100-40C, NVIDIA H100XL-94C, NVIDIA DGX Display,
+NVIDIA PG506-230
 """
 GPUS = [
     (" ".join(gpu.split()), known)

@@ -81,3 +81,27 @@ def test_a_whole_environment_of_an_earlier_version_is_kept(clone):
     (clone / "pyproject.toml").write_text("# another version")
     done = set_up(clone)
     assert done.returncode == 0 and (clone / ".venv" / "bin" / "added").exists()
+
+
+def test_what_an_earlier_version_installed_into_is_moved_aside_where_it_is_torn(clone):
+    package = foreign_environment(clone / ".venv")
+    (clone / ".venv" / ".installed-123-").touch()  # earlier versions installed into any environment that had pip
+    done = set_up(clone)
+    (old,) = clone.glob(".venv-old-*")
+    assert done.returncode == 0 and f"moved to {old}" in done.stderr
+    assert (old / package.relative_to(clone / ".venv")).read_text() == "mine = True"
+
+
+def test_two_set_ups_at_once_make_one_environment(clone):
+    slow = PYTHON.replace('"-m venv "*)', '"-m venv "*) echo made >>made; sleep 2;')
+    (clone / "python3").write_text(slow)
+    variables = {key: value for key, value in os.environ.items() if key != "VENV"} | {"PYTHON": str(clone / "python3")}
+    both = [subprocess.Popen([clone / "setup_venv.sh"], env=variables, cwd=clone) for _ in range(2)]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert (clone / "made").read_text() == "made\n"
+
+
+def test_link_that_leads_nowhere_is_left_alone(clone):
+    (clone / ".venv").symlink_to("/nowhere/venv")
+    done = set_up(clone)
+    assert done.stdout == f"{clone / '.venv-isaac-data-gen'}\n" and (clone / ".venv").is_symlink()

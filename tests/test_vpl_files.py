@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -87,6 +88,7 @@ def test_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
         (HERE, os.getpid(), vpl_files._start_of(os.getpid()), 1e6),  # it lives, however long it was suspended
         (ELSEWHERE, os.getpid(), "1", vpl_files.STALE_S / 2),
     ],
+    ids=["suspended_here", "seen_lately_elsewhere"],
 )
 def test_dataset_of_a_living_run_is_refused_and_its_parts_stay(tmp_path, place, pid, start, age_s):
     attempt = make_attempt(tmp_path, place, pid, start, age_s)
@@ -102,6 +104,7 @@ def test_dataset_of_a_living_run_is_refused_and_its_parts_stay(tmp_path, place, 
         (HERE, 2**22 + 1, "1", 0),  # no process has this number
         (ELSEWHERE, os.getpid(), "1", vpl_files.STALE_S * 2),
     ],
+    ids=["number_reused", "no_such_process", "silent_elsewhere"],
 )
 def test_parts_of_a_dead_run_are_dropped_at_once(tmp_path, place, pid, start, age_s):
     make_attempt(tmp_path, place, pid, start, age_s)
@@ -261,3 +264,35 @@ def test_no_hdf5_file_is_opened_with_a_lock():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "h5py.File":
                 locking = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "locking"]
                 assert locking == ["False"], f"{path.name}:{node.lineno}"
+
+
+BROKEN_SOCKET = """
+import socket
+from vpl.files import run
+
+def main():
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    try:
+        ours.send(b"to a writer that was killed, or to a browser that has gone")
+    except BrokenPipeError:
+        print("told")
+    return 0
+
+run(main)
+"""
+
+
+def test_only_output_that_nobody_reads_ends_a_command():
+    done = subprocess.run([sys.executable, "-c", BROKEN_SOCKET], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
+def test_command_whose_output_nobody_reads_ends_quietly():
+    script = "from vpl.files import run; run(lambda: print('x' * 10**6) or 0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.wait(timeout=60) == 128 + signal.SIGPIPE
+    assert process.stderr.read() == ""

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -232,7 +233,7 @@ class StopSignal:
 
 def run(main: Callable[[], int]) -> NoReturn:
     """End the process with the exit code of `main`; quietly, if whoever reads its output has gone, as `head` does."""
-    signal.signal(signal.SIGPIPE, _exit)
+    signal.signal(signal.SIGPIPE, _exit_if_unread)
     for output in filter(None, (sys.stdout, sys.stderr)):  # None: closed by the caller
         output.reconfigure(errors="replace")  # a terminal may know ASCII only
     try:
@@ -256,9 +257,16 @@ def exit_on_stop_signals() -> None:
 
 def _exit(number: int, _frame: object) -> NoReturn:
     ignore_stop_signals()  # a second one must not interrupt the cleaning up
-    if number == signal.SIGPIPE:
-        _send_nowhere(1)
     sys.exit(128 + number)
+
+
+def _exit_if_unread(number: int, frame: object) -> None:
+    """End if nobody reads the output; what broke else, a browser's request or a writer's pipe, is a BrokenPipeError."""
+    output = select.poll()
+    output.register(1, 0)
+    if any(event & select.POLLERR for _, event in output.poll(0)):
+        _send_nowhere(1)
+        _exit(number, frame)
 
 
 def ignore_stop_signals() -> None:

@@ -51,8 +51,8 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
         OSError: an episode cannot be read: a merged dataset lacks none silently.
     """
     metadata = [read_metadata(dataset) for dataset in datasets]
-    owner = {folder: dataset for dataset in datasets for folder in all_episode_folders(dataset)}
-    episodes = list(owner)
+    found = [(dataset, folder) for dataset in datasets for folder in all_episode_folders(dataset)]
+    episodes = [folder for _, folder in found]
     if damaged := next(filter(None, map(damage, episodes)), None):
         raise OSError(damaged)
     _check_agreement(datasets, metadata)
@@ -62,8 +62,7 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
     with published(output) as folder:
         folder.mkdir()
-        for index, episode in enumerate(episodes):
-            dataset = owner[episode]
+        for index, (dataset, episode) in enumerate(found):
             parent = folder if episode.parent == dataset else folder / "failed"
             # round and env_index count on, as they do in a collection of num_envs
             numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}

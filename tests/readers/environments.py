@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,16 @@ def library_python(name: str) -> Path:
     """The interpreter of an environment with the library `name`, made where it is missing or was left half made."""
     library, folder = LIBRARIES[name], Path(sys.prefix) / "readers" / name
     python, stamp = folder / "bin" / "python", folder / f"installed_{zlib.crc32(repr(library).encode())}"
-    if stamp.exists():
-        return python
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):  # another test process may be about to make it too
+        if not stamp.exists():
+            _make(library, folder)
+            stamp.touch()
+    return python
+
+
+def _make(library: Library, folder: Path) -> None:
+    python = folder / "bin" / "python"
     base = find_python(library.python) if library.python else sys.executable
     subprocess.run([base, "-m", "venv", "--clear", folder], check=True)
     if not library.python:
@@ -59,8 +68,6 @@ def library_python(name: str) -> Path:
     if library.alone:
         subprocess.run([*pip, "--no-deps", *library.alone.split()], check=True)
     subprocess.run([*pip, *library.required.split()], check=True)
-    stamp.touch()
-    return python
 
 
 def find_python(name: str) -> str:
