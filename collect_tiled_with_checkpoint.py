@@ -29,8 +29,9 @@ from checks.self_check import self_check, table
 from flags.collect import camera_rows, checkpoint_row, parse_args, versions
 from policies.rsl_rl import CheckpointPolicy
 from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
-from vpl.episode import OPTIONAL, DatasetCfg, SaverError
+from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopSignal, at_free_name, ignore_stop_signals, run
+from vpl.format import OPTIONAL
 from vpl.round import said_of
 from vpl.runs import continue_runs, describe_run, differences, recorded_runs
 from vpl.usable_cores import usable_cores

@@ -33,8 +33,9 @@ from flags.collect import (
     versions,
 )
 from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
-from vpl.episode import LOW_DIM, DatasetCfg, SaverError, damage, read_metadata, without_damaged
+from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_damaged
 from vpl.files import StopSignal, at_free_name, run
+from vpl.format import LOW_DIM, SCHEMA
 from vpl.round import said_of
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_saver import VPLSaver
@@ -174,7 +175,7 @@ def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.
 
 def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
     """Simulate from each episode's first state with its actions; print how far its states are from the simulation's."""
-    print(f"{'episode':<14}{'steps':>6}{'exact':>7}{'joints':>12}{'drawer':>12}{'first at':>10}")
+    print(f"{'episode':<14}{'steps':>6}{'exact':>7}{'joints':>12}{'measured':>12}{'first at':>10}")
     exact = count = 0
     for _, episodes in rounds(args):
         drifts = {episode.name: np.zeros((len(episode), 3)) for episode in episodes}
@@ -183,10 +184,11 @@ def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
                 if step < len(episode):
                     drifts[episode.name][step] = drift(episode, step, sample)
         for episode in episodes:
-            differs, joints, drawer = drifts[episode.name].T
+            differs, joints, measured = drifts[episode.name].T
+            unit = SCHEMA[episode.attrs["success_metric"]].unit if "success_metric" in episode.attrs else ""
             first, word = (str(int(np.argmax(differs))), "no") if differs.any() else ("-", "yes")
             print(f"{episode.name:<14}{len(episode):>6}{word:>7}{joints.max():>8.1e} rad", end="")
-            print(f"{drawer.max():>10.1e} m{first:>10}")
+            print(f"{measured.max():>10.1e} {unit:<1}{first:>10}")
             exact, count = exact + (not differs.any()), count + 1
     print(f"\n{exact} of {count} episodes came out exactly as they were recorded")
 
@@ -201,13 +203,13 @@ def simulate(env: DrawerEnv, episodes: list[Recorded], render: bool = False) -> 
 
 
 def drift(episode: Recorded, step: int, sample: Sample) -> tuple[float, float, float]:
-    """Whether the whole state differs (0 or 1), by how much the joints (rad), the drawer (m)."""
+    """Whether the whole state differs (0 or 1), by how much the joints (rad), what success is measured by."""
     rows, env = episode.rows, episode.env
     joints = float(np.abs(sample.joint_pos[env] - rows["joint_pos"][step]).max())
-    drawer = 0.0
-    if sample.drawer_pos is not None:
-        drawer = float(abs(sample.drawer_pos[env] - rows["drawer_pos"][step]))
-    return float((sample.sim_state[env] != rows["sim_state"][step]).any()), joints, drawer
+    measured, metric = 0.0, episode.attrs.get("success_metric")
+    if metric and getattr(sample, metric) is not None:
+        measured = float(abs(getattr(sample, metric)[env] - rows[metric][step]))
+    return float((sample.sim_state[env] != rows["sim_state"][step]).any()), joints, measured
 
 
 def compare(env: DrawerEnv, args: argparse.Namespace) -> None:

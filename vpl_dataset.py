@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vpl.checks import validate
-from vpl.episode import all_episode_folders, without_damaged
+from vpl.episode import all_episode_folders, final_metric, without_damaged
 from vpl.files import exit_on_stop_signals, published, run
+from vpl.format import SCHEMA
 from vpl.merge import merge
 from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
 from vpl.report import serve, write_report
@@ -32,17 +33,18 @@ __all__ = ["Episode", "episode_folders", "iter_episodes", "load_episode", "valid
 
 def info(folders: list[Path]) -> None:
     """Print a row for each episode, and the totals."""
-    print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'drawer':>9}{'size':>10}")
+    print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'measured':>10}{'size':>10}")
     frames, successes, seconds, size = 0, [], 0.0, 0
     for folder in folders:
         with load_episode(folder) as episode:
             attrs, folder_size = episode.attrs, own_bytes(episode)
-            drawer = f"{episode['drawer_pos'][-1]:.3f} m" if "drawer_pos" in episode.h5 else "-"
+            metric = attrs.get("success_metric")
+            measured = f"{final_metric(episode.h5, metric):.3f} {SCHEMA[metric].unit}" if metric else "-"
             last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
         success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
         print(
-            f"{folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{success:>9}{drawer:>9}"
+            f"{folder.name:<14}{attrs['num_frames']:>7}{duration:>9.2f}{success:>9}{measured:>10}"
             f"{folder_size / 1e6:>7.1f} MB"
         )
         frames, seconds, size = frames + attrs["num_frames"], seconds + duration, size + folder_size
@@ -51,6 +53,8 @@ def info(folders: list[Path]) -> None:
     rate = f", {sum(successes)} successful ({sum(successes) / len(successes):.1%})" if successes else ""
     print(f"\n{len(folders)} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
     print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
+    if metric:
+        print(f"success is {metric} of at least {last['success_threshold']:g} {SCHEMA[metric].unit} at the end")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
 
 

@@ -7,9 +7,10 @@
 
 Actions are the drives' joint targets (rad, m), absolute; `--action action` takes the policy's raw output instead. What
 columns mean, their names, units, frames and orders, and the cameras' calibration go into each export as `vpl`: a key of
-LeRobot's meta/info.json, else an attribute (JSON in HDF5). Where splits.json is there its lists train and val are what
-is exported, in this order, and the formats that know splits (LeRobot's, robomimic's) get them. Whatever scales or
-normalizes is taken from the list train alone.
+LeRobot's meta/info.json, else an attribute (JSON in HDF5). What the robot itself feels goes along; what only a
+simulator knows goes along with `--privileged`. Where splits.json is there its lists train and val are what is exported,
+in this order, and the formats that know splits (LeRobot's, robomimic's) get them. Whatever scales or normalizes is
+taken from the list train alone.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from vpl.episode import SCHEMA, SUCCESS_ATTRIBUTES, all_episode_folders, without_damaged
+from vpl.columns import Role
+from vpl.episode import all_episode_folders, without_damaged
 from vpl.files import exit_on_stop_signals, published, read_json, run
+from vpl.format import SCHEMA, SUCCESS_ATTRIBUTES
 from vpl.lerobot import RecordedVideos, VideoError, create_writer
 from vpl.stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
 from vpl_dataset import Episode, check_outside, episode_folders, load_episode
-
-COLUMNS = ("joint_pos", "joint_vel", "ee_position", "ee_rotation", "drawer_pos", "reward")
-"""What is exported besides images, calibration and the action, where an episode has it."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,25 @@ class Export:
     """How many episodes of the dataset are not exported."""
     damaged: int
     """How many of these because they cannot be read."""
+    privileged: bool
+    """Whether what only a simulator knows goes along."""
+
+    def columns(self, episode: Episode) -> list[str]:
+        """What goes along besides images, calibration, the action and the reward, in SCHEMA's order."""
+        known = episode.columns(Role.PRIVILEGED) if self.privileged else []
+        return [*episode.columns(Role.STATE), *(name for name in known if name != "sim_state")]
 
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
         with load_episode(self.folders[0]) as first:
             columns: dict[str, Any] = {
-                name: {"meaning": SCHEMA[name].meaning, "names": first.element_names(name)}
-                for name in (self.action, *COLUMNS) if name in first.h5
-            }  # fmt: skip
+                name: {
+                    "role": SCHEMA[name].role.value,
+                    "meaning": SCHEMA[name].meaning,
+                    "names": first.element_names(name),
+                }
+                for name in (self.action, *self.columns(first), "reward")
+            }
             return {
                 "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
                 "task": first.attrs["task"], "simulator": first.attrs["simulator"],
@@ -114,9 +125,8 @@ def export_robomimic(export: Export, output: Path) -> None:
             demo["states"] = episode["sim_state"][:]
             demo["rewards"] = episode["reward"][:]
             demo["dones"] = np.arange(len(actions)) == len(actions) - 1
-            for name in COLUMNS:
-                if name in episode.h5 and name != "reward":
-                    demo[f"obs/{name}"] = episode[name][:].reshape(len(actions), -1)
+            for name in export.columns(episode):
+                demo[f"obs/{name}"] = episode[name][:].reshape(len(actions), -1)
             for camera, camera_name in enumerate(episode.camera_names):
                 copy_frames(episode, camera, demo["obs"], f"{camera_name}_image")
                 demo[f"camera_poses/{camera_name}"] = episode["extrinsics"][:, camera]
@@ -189,7 +199,7 @@ def export_zarr(export: Export, output: Path) -> None:
     ends = [0]
     for _, episode in export.episodes():
         length = len(episode["color"])
-        names = {"action": export.action, **{name: name for name in COLUMNS if name in episode.h5}}
+        names = {"action": export.action, **{name: name for name in (*export.columns(episode), "reward")}}
         arrays = {name: episode[column][:].reshape(length, -1) for name, column in names.items()}
         for camera, name in enumerate(episode.camera_names):
             arrays[f"{name}_extrinsics"] = episode["extrinsics"][:, camera]
@@ -221,7 +231,7 @@ def export_lerobot(export: Export, output: Path) -> None:
     datasets.disable_progress_bars()
     about = export.about()
     with load_episode(export.folders[0]) as first:
-        features = lerobot_features(first, about)
+        features = lerobot_features(first, export)
         keys = {f"observation.images.{name}": camera for camera, name in enumerate(first.camera_names)}
     rate = Fraction(1 / (about["step_dt"] * about["video_interval"])).limit_denominator(1001)
     output = output.absolute()  # LeRobot opens videos there by FFmpeg, to which `a:b/x.mp4` is of a protocol `a`
@@ -232,7 +242,7 @@ def export_lerobot(export: Export, output: Path) -> None:
     try:
         for index, episode in export.episodes():
             videos.episode = episode
-            rows: dict[str, Any] = lerobot_rows(episode, about)
+            rows: dict[str, Any] = lerobot_rows(episode, export)
             length = len(rows["timestamp"])
             rows |= {"size": length, "task": [about["language_instruction"]] * length, "episode_index": index}
             rows |= {"index": [], "task_index": [], **{key: [None] * length for key in keys}}
@@ -249,7 +259,7 @@ def export_lerobot(export: Export, output: Path) -> None:
     info.write_text(json.dumps(document | {"vpl": about, "splits": ranges or document["splits"]}, indent=4))
 
 
-def lerobot_features(first: Episode, about: dict[str, Any]) -> dict[str, Any]:
+def lerobot_features(first: Episode, export: Export) -> dict[str, Any]:
     """LeRobot's description of what `lerobot_rows` returns, and of the cameras."""
     features: dict[str, Any] = {
         f"observation.images.{name}": {
@@ -257,32 +267,35 @@ def lerobot_features(first: Episode, about: dict[str, Any]) -> dict[str, Any]:
         }
         for name in first.camera_names
     }  # fmt: skip
-    names = {"action": about["action"]["names"], "observation.state": about["columns"]["joint_pos"]["names"]}
-    names |= {name: about["columns"][name]["names"] for name in lerobot_columns(first)}
-    for name, rows in lerobot_rows(first, about).items():
+    names = {name: first.element_names(name) for name in export.columns(first)}
+    names["action"] = first.element_names(export.action)
+    names["observation.state"] = [
+        f"{column}.{element}" for column in first.columns(Role.STATE) for element in first.element_names(column)
+    ]
+    for name, rows in lerobot_rows(first, export).items():
         if name not in ("timestamp", "frame_index"):
             shape = rows.shape[1:] or (1,)
             features[name] = {"dtype": str(rows.dtype), "shape": shape, "names": names.get(name)}
     return features
 
 
-def lerobot_columns(episode: Episode) -> list[str]:
-    """Columns that keep their names: not under `observation`, so that policies do not take them in."""
-    return [name for name in COLUMNS if name in episode.h5 and name not in ("joint_pos", "reward")]
+def lerobot_rows(episode: Episode, export: Export) -> dict[str, np.ndarray]:
+    """An episode's columns under LeRobot's names.
 
-
-def lerobot_rows(episode: Episode, about: dict[str, Any]) -> dict[str, np.ndarray]:
-    """An episode's columns under LeRobot's names."""
-    length, step = len(episode["color"]), about["step_dt"] * about["video_interval"]
+    What the robot feels is one vector, `observation.state`. What is privileged keeps its name, which is not under
+    `observation`, so that policies do not take it in.
+    """
+    length, step = len(episode["color"]), episode.attrs["step_dt"] * episode.attrs["video_interval"]
+    felt = episode.columns(Role.STATE)
     rows = {
-        "action": episode[about["action"]["column"]][:],
-        "observation.state": episode["joint_pos"][:],
+        "action": episode[export.action][:],
+        "observation.state": np.concatenate([episode[name][:].reshape(length, -1) for name in felt], axis=1),
         "next.reward": episode["reward"][:],
         "next.done": np.arange(length) == length - 1,
         "timestamp": (np.arange(length) * step).astype(np.float32),
         "frame_index": np.arange(length),
     }
-    rows |= {name: episode[name][:] for name in lerobot_columns(episode)}
+    rows |= {name: episode[name][:] for name in export.columns(episode) if name not in felt}
     if "success" in episode.attrs:
         rows["next.success"] = rows["next.done"] & episode.attrs["success"]
     for camera, name in enumerate(episode.camera_names):
@@ -329,6 +342,8 @@ def parse_args(argv: list[str] | None) -> tuple[Export, Callable[[Export, Path],
     parser.add_argument("--output", type=Path, required=True, help="new folder (robomimic: file)")
     parser.add_argument("--action", choices=("joint_pos_target", "action"), default="joint_pos_target",
         help="what becomes the action: joint targets, or the policy's raw output [joint_pos_target]")  # fmt: skip
+    parser.add_argument("--privileged", action="store_true",
+        help="take in what only a simulator knows; a student on a robot has none of it")  # fmt: skip
     parser.add_argument("--split", help="only this list: train or val")
     parser.add_argument("--splits", type=Path, metavar="FILE", help="the file of lists [DATASET/splits.json]")
     parser.add_argument("--only_success", action="store_true", help="leave out episodes without success")
@@ -408,6 +423,7 @@ def choose(args: argparse.Namespace) -> Export:
         scaled_by=train or folders,
         left_out=len(of_dataset) - len(folders),
         damaged=len(of_dataset) - len(whole),
+        privileged=args.privileged,
     )
 
 

@@ -11,7 +11,7 @@ Dataset format, version 1
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
         metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
-        episode_000/episode_000.h5             the table SCHEMA of vpl/episode.py
+        episode_000/episode_000.h5             the table SCHEMA of vpl/format.py
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
         .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
@@ -56,8 +56,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vpl.episode import FORMAT_VERSION, DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
+from vpl.episode import DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
 from vpl.files import Claim, ClaimError, publish
+from vpl.format import FORMAT_VERSION
 from vpl.round import Round
 from vpl.workers import WorkerError, WriterPool
 

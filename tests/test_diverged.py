@@ -18,7 +18,7 @@ import collect_tiled_with_checkpoint as collector
 import replay_episode
 from policies.rsl_rl import CheckpointPolicy
 from vpl.checks import validate
-from vpl.episode import LOW_DIM
+from vpl.format import LOW_DIM
 from vpl_dataset import episode_folders
 from vpl_saver import VPLSaver
 

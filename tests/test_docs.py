@@ -19,7 +19,7 @@ import train_policy
 import vpl_dataset
 import vpl_export
 from flags import collect as collect_flags
-from vpl.episode import SCHEMA
+from vpl.format import SCHEMA
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")

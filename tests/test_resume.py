@@ -18,7 +18,7 @@ from conftest import collect_dataset, start_run, wait_for
 
 import collect_tiled_with_checkpoint as collector
 from vpl.checks import validate, validate_episode
-from vpl.episode import SCHEMA
+from vpl.format import SCHEMA
 from vpl_dataset import episode_folders, load_episode
 
 PROJECT = Path(collector.__file__).parent

@@ -17,7 +17,7 @@ from conftest import TASK, collect_dataset
 from flags.collect import SHIPPED_CHECKPOINT
 from policies.rsl_rl import load_policy
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
-from vpl.episode import LOW_DIM
+from vpl.format import LOW_DIM
 from vpl_dataset import episode_folders, load_episode
 
 

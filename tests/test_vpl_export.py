@@ -77,6 +77,8 @@ def test_lerobot_reads_its_export(writer, reader, splits, tmp_path):
     assert said["psnr_db"] > PSNR_DB and said["frames"] == 10 * 9 * 2
     assert said["inputs"] == ["observation.images.overview", "observation.images.wrist", "observation.state"]
     assert said["names"][:2] == ["panda_joint1", "panda_joint2"] and said["splits"] == {"train": "0:8", "val": "8:10"}
+    assert len(said["state_names"]) == 9 + 9 + 3 + 4 and said["state_names"][9] == "joint_vel.panda_joint1"
+    assert "drawer_pos" not in said["columns"], "only a simulator knows it"
     assert said["robot_type"] == "franka" and said["codebase_version"] == "v3.0"
     assert said["stats_of_rows"] == 8 * 60, "policies are normalized by the list train alone"
 
@@ -126,6 +128,15 @@ def check_about(about: dict) -> None:
     assert about["conventions"]["units"] == "m, rad, s" and "OpenCV" in about["columns"]["extrinsics"]["meaning"]
     assert [camera["name"] for camera in about["cameras"]] == ["overview", "wrist"]
     assert about["step_dt"] == pytest.approx(1 / 60)
+
+
+def test_what_only_a_simulator_knows_is_exported_on_request(splits, tmp_path):
+    felt = {"joint_pos", "joint_vel", "ee_position", "ee_rotation", "overview_image", "wrist_image"}
+    for flags, extra in (((), set()), (("--privileged",), {"drawer_pos", "proprio"})):
+        path = export("robomimic", splits, tmp_path / f"out{len(flags)}.hdf5", *flags)
+        with h5py.File(path) as file:
+            assert set(file["data/demo_0/obs"]) == felt | extra
+            assert set(json.loads(file["data"].attrs["vpl"])["columns"]) >= extra
 
 
 def test_act_export_is_what_was_recorded(splits, tmp_path):

@@ -18,7 +18,8 @@ from conftest import wait_for
 import vpl.episode
 import vpl_saver
 from simulators import Sample
-from vpl.episode import LOW_DIM, SCHEMA, DatasetCfg, SaverError
+from vpl.episode import DatasetCfg, SaverError
+from vpl.format import LOW_DIM, SCHEMA
 from vpl_dataset import episode_folders, load_episode
 from vpl_saver import VPLSaver
 

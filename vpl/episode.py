@@ -25,6 +25,15 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from vpl.files import fsync, read_json
+from vpl.format import (
+    ATTRIBUTES,
+    FORMAT_VERSION,
+    LOW_DIM,
+    OPTIONAL,
+    ROW_ATTRIBUTES,
+    SCHEMA,
+    SUCCESS_ATTRIBUTES,
+)
 from vpl.video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
@@ -33,72 +42,6 @@ try:
 except ImportError:
     deflate = zlib
 
-FORMAT_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Column:
-    """One dataset of an episode's HDF5."""
-
-    shape: tuple[str | int, ...]
-    dtype: str
-    meaning: str
-
-
-SCHEMA: dict[str, Column] = {
-    "color": Column(("T", "C", "H", "W", 3), "uint8", "RGB images, lossless; camera names in attribute `names`"),
-    "action": Column(("T", "A"), "float32", "the policy's output at row t, exactly as given to `env.step`"),
-    "joint_pos_target": Column(("T", "J"), "float32", "what that action asks of the joint drives (rad, m)"),
-    "proprio": Column(("T", "O"), "float32", "the observation that the policy saw; its slices in attribute `terms`"),
-    "intrinsics": Column(("C", 3, 3), "float64", "pinhole K in pixels; (0, 0) is the top-left pixel's outer corner"),
-    "extrinsics": Column(("T", "C", 4, 4), "float64", "T_world_cam (camera to world), OpenCV axes: x right, z forward"),
-    "joint_pos": Column(("T", "J"), "float32", "rad (fingers m); order in attribute `names`"),
-    "joint_vel": Column(("T", "J"), "float32", "rad/s (fingers m/s)"),
-    "ee_position": Column(
-        ("T", 3), "float32", "tool centre point, panda_hand + 0.1034 m along z, in the env frame (m)"
-    ),
-    "ee_rotation": Column(("T", 4), "float32", "its unit quaternion x, y, z, w, in the env frame"),
-    "drawer_pos": Column(("T",), "float32", "the drawer's joint (m)"),
-    "reward": Column(("T",), "float32", "the task's reward for row t's action"),
-    "timestamps": Column(("T",), "float64", "seconds since the episode's start"),
-    "sim_state": Column(
-        ("T", "S"),
-        "float64",
-        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
-    ),
-}
-FRAME_STEP = Column(("T",), "int64", "the control step of row t; in `full_rate/`")
-NUMBER = (np.integer, np.floating)
-ATTRIBUTES: dict[str, tuple[type, ...]] = {
-    "format_version": (np.integer,),
-    "task": (str,),
-    "simulator": (str,),
-    "episode_index": (np.integer,),
-    "env_index": (np.integer,),
-    "round": (np.integer,),
-    "seed": (np.integer,),
-    "num_frames": (np.integer,),
-    "fps": NUMBER,
-    "step_dt": NUMBER,
-    "video_interval": (np.integer,),
-    "language_instruction": (str,),
-    "terminated": (np.bool_,),
-    "truncated": (np.bool_,),
-}
-"""What a file says of itself, and of which types."""
-ROW_ATTRIBUTES = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
-"""Those that metadata.json repeats of every episode."""
-SUCCESS_ATTRIBUTES: dict[str, tuple[type, ...]] = {
-    "success": (np.bool_,),
-    "success_metric": (str,),
-    "success_threshold": NUMBER,
-}
-"""Absent where the task has no measure of success."""
-OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {"source": (str,), "run": (np.integer,)}
-"""`source` of episodes that were merged or filmed again, `run` where metadata.json lists runs."""
-OPTIONAL = ("ee_position", "ee_rotation", "drawer_pos")
-"""Columns that are absent where the task has no such thing."""
-LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
 ROWS_PER_BLOCK = 64
 """Rows of numbers and of videos that are written at once, so that memory does not grow with the episode."""
 

@@ -18,8 +18,9 @@ from typing import Any
 import h5py
 
 from vpl.checks.episodes import MOTION, motion_digest
-from vpl.episode import LOW_DIM, all_episode_folders, damage, read_metadata, read_row
+from vpl.episode import all_episode_folders, damage, read_metadata, read_row
 from vpl.files import published
+from vpl.format import LOW_DIM
 from vpl.runs import recorded_runs
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")

@@ -15,7 +15,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from vpl.columns import Role
 from vpl.episode import all_episode_folders
+from vpl.format import declared
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Episode:
     h5: h5py.File
 
     def __getitem__(self, name: str) -> h5py.Dataset:
-        """The dataset `name` of vpl.episode.SCHEMA; slice it to get an array."""
+        """The dataset `name` of vpl.format.SCHEMA; slice it to get an array."""
         return self.h5[name]
 
     @property
@@ -38,6 +40,10 @@ class Episode:
     def camera_names(self) -> list[str]:
         """In the order of `color`'s second axis."""
         return list(self.h5["color"].attrs["names"])
+
+    def columns(self, *roles: Role) -> list[str]:
+        """The columns of these roles, in SCHEMA's order."""
+        return [name for name, column in declared(self.h5).items() if column.role in roles]
 
     def element_names(self, name: str) -> list[str]:
         """What the numbers of a row of the column `name` are called: joints, observation terms, axes, or counted."""

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vpl.episode import LOW_DIM, OPTIONAL, SCHEMA, DatasetCfg
+from vpl.episode import DatasetCfg
+from vpl.format import LOW_DIM, OPTIONAL, SCHEMA
 
 
 class Round:

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vpl.episode import SCHEMA
 from vpl.files import read_json
+from vpl.format import SCHEMA
 from vpl.reader import episode_folders, load_episode
 
 LEARNT = tuple(

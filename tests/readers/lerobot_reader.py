@@ -21,17 +21,19 @@ chunk = {"action": [i / meta.fps for i in range(8)]}
 data = LeRobotDataset("local/test", root=root, delta_timestamps=chunk, video_backend="torchcodec")
 info = json.loads((root / "meta" / "info.json").read_text())
 about = info["vpl"]
+felt = [name for name, column in about["columns"].items() if column["role"] == "state"]
 
 worst, compared = np.inf, 0
 for index, name in enumerate(about["episodes"]):
     start = meta.episodes[index]["dataset_from_index"]
-    color, joints, actions = (read(vpl, name, c) for c in ("color", "joint_pos", about["action"]["column"]))
+    color, actions = read(vpl, name, "color"), read(vpl, name, about["action"]["column"])
+    state = np.concatenate([read(vpl, name, column).reshape(len(color), -1) for column in felt], axis=1)
     for row in range(0, len(color), 7):
         item = data[start + row]
         for camera, key in enumerate(meta.video_keys):
             image = item[key].permute(1, 2, 0).numpy() * 255
             worst, compared = min(worst, psnr_db(image, color[row, camera])), compared + 1
-        assert np.array_equal(item["observation.state"].numpy(), joints[row]), (name, row)
+        assert np.array_equal(item["observation.state"].numpy(), state[row]), (name, row)
         ahead = actions[np.minimum(np.arange(row, row + 8), len(actions) - 1)]
         assert np.array_equal(item["action"].numpy(), ahead), (name, row)
         assert item["episode_index"] == index and item["frame_index"] == row and item["task"]
@@ -63,6 +65,7 @@ for _ in range(2):
 report(
     library=f"lerobot {lerobot.__version__}", frames=compared, psnr_db=worst, inputs=sorted(config.input_features),
     losses=losses, names=meta.features["action"]["names"],
+    state_names=meta.features["observation.state"]["names"], columns=sorted(about["columns"]),
     splits=info["splits"], fps=meta.fps, robot_type=meta.robot_type, codebase_version=info["codebase_version"],
     stats_of_rows=int(meta.stats["action"]["count"][0]),
 )  # fmt: skip

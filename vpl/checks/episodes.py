@@ -26,8 +26,10 @@ import numpy as np
 from vpl.checks.format import Contents, Finding, every_step, read_contents
 from vpl.checks.images import check_images
 from vpl.checks.rows import Found, check_rows
-from vpl.episode import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, describe
+from vpl.columns import Role
+from vpl.episode import describe
 from vpl.files import child_environment
+from vpl.format import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, declared
 from vpl.usable_cores import usable_cores
 
 MOTION = ("joint_pos", "action")
@@ -98,7 +100,8 @@ def check_success(h5: h5py.File, contents: Contents) -> Found:
     """The label is what the metric's column says, or both are absent."""
     attrs = contents.about.attrs
     missing = [name for name in SUCCESS_ATTRIBUTES if name not in h5.attrs]
-    if len(missing) == len(SUCCESS_ATTRIBUTES) and "drawer_pos" not in h5:
+    of_task = any(column.optional and column.role is Role.PRIVILEGED for column in declared(h5).values())
+    if len(missing) == len(SUCCESS_ATTRIBUTES) and not of_task:
         return  # this task has no measure of success
     if missing:
         yield None, f"attributes {', '.join(sorted(missing))} are missing"

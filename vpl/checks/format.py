@@ -19,7 +19,8 @@ import h5py
 import numpy as np
 
 from vpl.checks.rows import About, Found, Rows
-from vpl.episode import (
+from vpl.columns import Column
+from vpl.format import (
     ATTRIBUTES,
     FORMAT_VERSION,
     FRAME_STEP,
@@ -29,7 +30,6 @@ from vpl.episode import (
     OPTIONAL_ATTRIBUTES,
     SCHEMA,
     SUCCESS_ATTRIBUTES,
-    Column,
 )
 
 Finding = tuple["int | None", str]

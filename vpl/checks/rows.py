@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from simulators import CameraCfg
+from vpl.format import SCHEMA
 
 Found = Iterator[tuple[int | None, str]]
 """Row (None: all of them) and reason of each problem."""
@@ -175,16 +176,16 @@ def _cameras(rows: Rows, listed: list[Any]) -> Found:
 
 
 def _state(rows: Rows) -> Found:
-    """What a state says of joints and drawer is what their columns say in the same row."""
+    """What a state says of joints is what their columns say in the same row."""
     if "sim_state" not in rows or len(rows["sim_state"]) < 8:
         return
     state = rows["sim_state"].astype(np.float32)
-    for name in ("joint_pos", "joint_vel", "drawer_pos"):
-        if name not in rows or not np.ptp(rows[name], axis=0).any():
+    for name, column in SCHEMA.items():
+        if not column.in_state or name not in rows or not np.ptp(rows[name], axis=0).any():
             continue
-        column = rows[name].reshape(len(state), -1)
-        moving = np.ptp(column, axis=0) > 0
-        found = {lag: _matches(column[:, moving], state, lag) for lag in range(-2, 3)}
+        numbers = rows[name].reshape(len(state), -1)
+        moving = np.ptp(numbers, axis=0) > 0
+        found = {lag: _matches(numbers[:, moving], state, lag) for lag in range(-2, 3)}
         best = max(found, key=lambda lag: (len(found[lag]), -abs(lag)))
         if best and len(found[best]) > len(found[0]):
             yield None, f"{name} is that of sim_state {abs(best)} rows {'earlier' if best < 0 else 'later'}"
@@ -224,16 +225,13 @@ def _drawer_task(about: About, rows: Rows) -> Found:
     if "proprio" not in rows:
         return
     part = {name: rows["proprio"][:, start:end] for name, (start, end) in about.terms.items()}
-    for term, name in {
-        "joint_pos_rel": "joint_pos",
-        "joint_vel_rel": "joint_vel",
-        "cabinet_joint_pos_rel": "drawer_pos",
-    }.items():
+    for name, column in SCHEMA.items():
+        term = column.observed_as
         if term not in part or name not in rows:
             continue
-        column = rows[name].reshape(len(rows[name]), -1)
-        if part[term].shape == column.shape:
-            yield from _constant(part[term] - column, f"proprio's {term} is not that of {name}")
+        numbers = rows[name].reshape(len(rows[name]), -1)
+        if part[term].shape == numbers.shape:
+            yield from _constant(part[term] - numbers, f"proprio's {term} is not that of {name}")
     if about.attrs.get("video_interval", 1) == 1 and "last_action" in part and "action" in rows:
         off = np.abs(part["last_action"][1:] - rows["action"][:-1]).max(axis=1) > EQUAL
         if off.any():

@@ -27,7 +27,10 @@ from urllib.parse import quote, unquote, urlsplit
 import imageio.v3 as iio
 import numpy as np
 
+from vpl.columns import Role
+from vpl.episode import final_metric
 from vpl.files import published, read_json
+from vpl.format import SCHEMA
 from vpl.reader import Episode, load_episode
 from vpl.stats import spread_rows
 
@@ -36,7 +39,9 @@ MARK = '<meta name="generator" content="vpl_dataset.py view">'
 """Of page.html: what pages are known by that may be replaced."""
 MOST_ROWS = 240
 THUMBNAIL_PX = 112
-CURVES = ("joint_pos", "action", "drawer_pos", "reward", "ee_position")
+CURVES = (Role.STATE, Role.ACTION, Role.PRIVILEGED, Role.METRIC)
+"""Roles whose columns are drawn, in this order; not those of more than WIDEST numbers: nobody can read them."""
+WIDEST = 12
 RANGES = 32767
 """What a column's least and greatest value become in 16 bits, with a sign."""
 
@@ -95,10 +100,13 @@ def describe(episode: Episode, place: Path, numbers: bytearray) -> dict[str, Any
         "rows": len(rows),
         "curves": {},
     }
-    for name in CURVES:
-        if name in file:
-            names = list(file[name].attrs.get("names", ()))
-            described["curves"][name] = pack(file[name][:][rows], numbers) | {"names": names}
+    for name in [name for role in CURVES for name in episode.columns(role) if name != "timestamps"]:
+        if np.prod(file[name].shape[1:]) <= WIDEST:
+            about = {"names": list(file[name].attrs.get("names", ())), "unit": SCHEMA[name].unit}
+            described["curves"][name] = pack(file[name][:][rows], numbers) | about
+    if metric := attrs.get("success_metric"):
+        final = final_metric(file, metric)
+        described |= {"metric": metric, "final": final if np.isfinite(final) else None}  # JSON has no NaN
     if "extrinsics" in file:
         for camera, video in enumerate(described["videos"]):
             poses = file["extrinsics"][:, camera, :3][rows]

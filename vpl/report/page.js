@@ -3,7 +3,6 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const colours = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#e377c2", "#7f7f7f", "#bcbd22"];
-const titles = { joint_pos: "joints (rad, fingers m)", action: "policy's action", drawer_pos: "drawer (m)", reward: "reward" };
 let numbers, shown = null;
 
 async function unpack() {
@@ -18,18 +17,13 @@ function columns(packed, rows) {
     Array.from(numbers.subarray(packed.at + i * rows, packed.at + (i + 1) * rows), (n) => low + n * packed.scale[i]));
 }
 
-const finalDrawer = (episode) => {
-  const packed = episode.curves.drawer_pos;
-  return packed ? columns(packed, episode.rows)[0].at(-1) : NaN;
-};
-
 function drawIndex() {
   const wanted = $("success").value, least = Number($("least").value), name = $("name").value.trim();
   const chosen = data.episodes.filter((e) =>
     (!wanted || e.success === (wanted === "yes")) && e.seconds >= least - 1e-6 && e.name.includes(name));
   const order = $("order").value;
   if (order === "seconds") chosen.sort((a, b) => b.seconds - a.seconds);
-  if (order === "drawer") chosen.sort((a, b) => finalDrawer(b) - finalDrawer(a));
+  if (order === "metric") chosen.sort((a, b) => (b.final ?? -Infinity) - (a.final ?? -Infinity));
   $("grid").replaceChildren(...chosen.map(card));
   const successes = chosen.filter((e) => e.success).length;
   $("count").textContent = `${chosen.length} of ${data.episodes.length} episodes, ${successes} successful`;
@@ -65,7 +59,7 @@ class Player {
       return film;
     });
     $("scrubber").max = episode.frames - 1;
-    this.plots = Object.keys(titles).filter((name) => name in episode.curves).map((name) => plot(episode, name, this));
+    this.plots = Object.keys(episode.curves).map((name) => plot(episode, name, this));
     this.space = new Space(episode);
     this.fit();
     this.films[0].addEventListener("ended", () => this.pause());
@@ -129,10 +123,10 @@ class Player {
 function plot(episode, name, player) {
   const box = document.createElement("div"), head = document.createElement("h2");
   box.className = "plot";
-  head.textContent = titles[name];
   box.append(head);
   $("plots").append(box);
   const packed = episode.curves[name], lines = columns(packed, episode.rows);
+  head.textContent = packed.unit === "1" ? name : `${name} (${packed.unit})`;
   const times = lines[0].map((_, i) => i * (episode.frames - 1) / Math.max(1, episode.rows - 1) * episode.seconds / episode.frames);
   const label = (i) => (packed.names[i] ?? (lines.length > 1 ? String(i) : name)).replace("panda_", "");
   const chart = new uPlot({
@@ -254,6 +248,9 @@ function route() {
   const { task, simulator, checkpoint, seed } = data.summary;
   $("title").textContent = data.name;
   $("summary").textContent = `${data.episodes.length} episodes of ${task} on ${simulator}, checkpoint ${checkpoint}, seed ${seed}`;
+  const metric = data.episodes.find((e) => e.metric)?.metric, byMetric = $("order").querySelector("[value=metric]");
+  if (metric) byMetric.textContent = `final ${metric}`;
+  else byMetric.remove();
   await unpack();
   for (const id of ["success", "least", "name", "order"]) $(id).addEventListener("input", drawIndex);
   $("play").addEventListener("click", () => shown.films[0].paused ? shown.play() : shown.pause());
