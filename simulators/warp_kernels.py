@@ -1,4 +1,4 @@
-"""Kernels of mujoco_warp_drawer.py in Warp's language, which is Python's only by its letters."""
+"""Kernels of mujoco_warp.py in Warp's language, which is Python's only by its letters."""
 # mypy: ignore-errors
 
 import warp as wp
@@ -15,7 +15,7 @@ def hold_limits(
     qpos: wp.array2d[float],
     qvel: wp.array2d[float],
 ):
-    """`drawer_scene.hold_limits` for (envs, joints)."""
+    """`scene.hold_limits` for (envs, joints)."""
     env, joint = wp.tid()
     position, velocity = qpos_address[joint], qvel_address[joint]
     speed = qvel[env, velocity]

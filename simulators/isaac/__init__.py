@@ -1,80 +1,80 @@
-"""Isaac Lab 2.2 and 2.3: any registered manager-based task with a robot, filmed with tiled cameras.
+"""Isaac Lab: any registered manager-based task with a robot, filmed with its own cameras.
 
-    with IsaacDrawerEnv(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
+    with load("isaac", SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
 
-The only file that imports Isaac, and it does so once the app runs: Kit must start before anything of it is imported.
-What comes out of here is the env's own frame (origins subtracted), quaternions x, y, z, w, names instead of indices.
-File names below are Isaac Lab's, of release 2.2.0.
+This folder alone imports Isaac, and does so once the app runs: Kit must start before anything of it is imported. Here
+is what is the same in all releases; `lab2.py` has the calls that differ. What comes out of here is the env's own frame
+(origins subtracted), quaternions x, y, z, w, names instead of indices.
 """
 
 from __future__ import annotations
 
-import re
-import signal
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from simulators import OPEN_DRAWER, TASKS, CameraCfg, Sample, SimulatorCfg, SimulatorError, TaskSpec
+from simulators import TASKS, Sample, SimulatorCfg, SimulatorError, SuccessRule
+from simulators.isaac.lab2 import (
+    ANTI_ALIASING,
+    IsaacOptions,
+    agent_clip_actions,
+    extension_version,
+    launch,
+    make_env,
+    sensor_name,
+)
+from simulators.recorded import recorded_columns
+from simulators.tasks import Task, load_task
+from vpl.columns import STREAMS, Column, Stream
 
-if TYPE_CHECKING:
-    from isaaclab.envs import ManagerBasedRLEnv
-
-SUPPORTED = ((0, 44), (1, 0))
-"""Extension versions of Isaac Lab 2.2.0 (0.44) up to what comes after 2.3 (2.3.2 is 0.54). Release 3 turns quaternions
-into x, y, z, w, tensors into warp arrays and TiledCamera into Camera with a renderer: a module of its own, then."""
-ANTI_ALIASING = "FXAA"
-"""Of a single picture. TAA, DLSS and DLAA blend in earlier ones: after a reset the old episode would shine through.
-The denoisers of a rendering mode look back as well; that is what `rerenders` is for."""
 WARM_UP_RENDERS = 10
 """Kit's first pictures can be black while shaders and textures load."""
-FOCAL_LENGTH = 24.0
-"""mm, USD's unit; only its ratio to the aperture matters."""
-NEAR, FAR = 0.01, 50.0
-"""Clipping range of the cameras, m."""
 TOOL_FRAMES = ("ee_tcp", "end_effector")
 """What Isaac Lab's manipulation tasks call the tool centre point in `scene.ee_frame`."""
-DRAWER = ("cabinet", "drawer_top_joint")
-_KEPT: list[Any] = []
-"""The launcher: the app ends with the last reference to it."""
 
 
-class IsaacDrawerEnv:
-    """See `simulators.DrawerEnv`."""
+@dataclass(frozen=True)
+class IsaacTask:
+    """See `simulators.TaskSpec`."""
+
+    name: str
+    num_obs: int
+    num_actions: int
+    max_episode_length: int
+    language_instruction: str
+    success_rule: SuccessRule | None
+
+
+class IsaacEnv:
+    """See `simulators.CameraEnv`."""
+
+    Options = IsaacOptions
+    streams: Mapping[str, Stream] = {"color": STREAMS["color"]}
 
     scene = ""
 
     def __init__(self, cfg: SimulatorCfg) -> None:
-        _launch(cfg)
+        self._options = cfg.options or IsaacOptions()
+        launch(cfg, self._options)
         import isaaclab_tasks  # noqa: F401  registers the tasks
 
         self.cfg, self.cameras = cfg, cfg.cameras
-        self._env = env = _make_env(cfg)
-        scene = env.scene
+        self._env = env = make_env(cfg, self._options)
         self.num_envs, self.step_dt, self.device = env.num_envs, env.step_dt, torch.device(env.device)
         self.max_episode_length = env.max_episode_length
-        self._clip_actions = _agent_clip_actions(cfg.task)
-        self._robot = scene["robot"]
-        self.joint_names = tuple(self._robot.joint_names)
-        self._hand = self._robot.body_names.index("panda_hand") if "panda_hand" in self._robot.body_names else None
-        self._tool, self._tool_index = _tool_frame(scene)
-        self._drawer = None
-        if DRAWER[0] in scene.articulations and DRAWER[1] in scene[DRAWER[0]].joint_names:
-            self._drawer = scene[DRAWER[0]], scene[DRAWER[0]].joint_names.index(DRAWER[1])
-        self._sensors = [scene[_sensor_name(camera)] for camera in cfg.cameras]
-        mounts = [camera.mount for camera in cfg.cameras]
-        self._mounts = torch.as_tensor(np.array(mounts).reshape(-1, 4, 4), device=self.device)
-        self._on_hand = [i for i, camera in enumerate(cfg.cameras) if camera.frame == "gripper"]
+        self._clip_actions = agent_clip_actions(cfg.task)
+        self._find_robot()
+        self._find_cameras()
         if not env.observation_manager.group_obs_concatenate["policy"]:
             raise SimulatorError(f"--task '{cfg.task}' gives its policy observations in parts; a vector is needed")
         names, widths = env.observation_manager.active_terms, env.observation_manager.group_obs_term_dim
         self.obs_terms = {n: int(np.prod(w)) for n, w in zip(names["policy"], widths["policy"], strict=True)}
         self.num_actions = env.action_manager.total_action_dim
-        self.task = self._task_spec()
+        known = self._find_known_joints()
+        self.task = self._task_spec(known)
         self._stale = True
         """Whether the latest picture shows another state than the present one."""
         self._photographed = False
@@ -83,23 +83,63 @@ class IsaacDrawerEnv:
         for _ in range(WARM_UP_RENDERS):
             env.sim.render()
         self._check_intrinsics()
-        self.state_spec = ", ".join(f"{name}[{part.shape[1]}]" for name, part in self._state_parts())
+        parts = self._state_parts()
+        self.state_spec = ", ".join(f"{name}[{part.shape[1]}]" for name, part in parts)
+        self.columns = self._declare(known, sum(part.shape[1] for _, part in parts))
 
-    def _task_spec(self) -> TaskSpec:
-        has_drawer = self._drawer is not None
-        known = TASKS.get(self.cfg.task)
-        return TaskSpec(
+    def _find_robot(self) -> None:
+        scene = self._env.scene
+        self._robot = scene["robot"]
+        self._hand = self._robot.body_names.index("panda_hand") if "panda_hand" in self._robot.body_names else None
+        self._tool, self._tool_index = _tool_frame(scene)
+
+    def _find_cameras(self) -> None:
+        self._sensors = [self._env.scene[sensor_name(camera)] for camera in self.cameras]
+        mounts = [camera.mount for camera in self.cameras]
+        self._mounts = torch.as_tensor(np.array(mounts).reshape(-1, 4, 4), device=self.device)
+        self._on_hand = [i for i, camera in enumerate(self.cameras) if camera.frame == "gripper"]
+
+    def _find_known_joints(self) -> Task | None:
+        """The embedded task whose columns are joints of this scene, if there is one; remembers these joints."""
+        scene = self._env.scene
+        self._task_joints: dict[str, tuple[Any, int]] = {}
+        for task in map(load_task, TASKS):
+            places = task.isaac_joints
+            if places and all(a in scene.articulations and j in scene[a].joint_names for a, j in places.values()):
+                self._task_joints = {
+                    column: (scene[asset], scene[asset].joint_names.index(joint))
+                    for column, (asset, joint) in places.items()
+                }
+                return task
+        return None
+
+    def _task_spec(self, known: Task | None) -> IsaacTask:
+        return IsaacTask(
+            name=self.cfg.task,
             num_obs=sum(self.obs_terms.values()),
             num_actions=self.num_actions,
             max_episode_length=self.max_episode_length,
-            success_metric="drawer_pos" if has_drawer else None,
-            success_threshold=OPEN_DRAWER.success_threshold if has_drawer else 0.0,
-            language_instruction=known.language_instruction if known else "",
+            language_instruction=load_task(self.cfg.task).language_instruction if self.cfg.task in TASKS else "",
+            success_rule=known.success_rule if known else None,
         )
+
+    def _declare(self, known: Task | None, state_size: int) -> dict[str, Column]:
+        """The columns; what this task has no such thing of is left out."""
+        columns = recorded_columns(
+            self._robot.joint_names,
+            self.obs_terms,
+            self.num_actions,
+            len(self.cameras),
+            state_size,
+            known.columns if known else {},
+        )
+        absent = {"ee_position", "ee_rotation"} if self._tool is None else set()
+        absent |= {"success"} if known is None else set()
+        return {name: column for name, column in columns.items() if name not in absent}
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """See `DrawerEnv`."""
+        """See `CameraEnv`."""
         return self._env.episode_length_buf
 
     @torch.inference_mode()  # here and below: the buffers that a step makes could not be reset outside of it
@@ -110,12 +150,12 @@ class IsaacDrawerEnv:
         return self.get_observations()
 
     def get_observations(self) -> dict[str, torch.Tensor]:
-        """See `DrawerEnv.get_observations`: what the last step or reset computed, with its noise."""
+        """See `CameraEnv.get_observations`: what the last step or reset computed, with its noise."""
         return {"policy": self._env.obs_buf["policy"]}
 
     @torch.inference_mode()
     def step(self, actions: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """See `DrawerEnv.step`. Actions are clipped as the task's registered agent configuration says."""
+        """See `CameraEnv.step`. Actions are clipped as the task's registered agent configuration says."""
         if self._clip_actions is not None:
             actions = actions.clamp(-self._clip_actions, self._clip_actions)
         _, reward, terminated, time_outs, _ = self._env.step(actions)
@@ -130,39 +170,76 @@ class IsaacDrawerEnv:
         }
         return self.get_observations(), reward.clone(), dones, extras
 
+    def succeeded(self) -> torch.Tensor:
+        """See `CameraEnv.succeeded`."""
+        rule = self.task.success_rule
+        if rule is None:
+            raise SimulatorError(f"--task {self.cfg.task} has no measure of success")
+        asset, joint = self._task_joints[rule.column]
+        return rule.holds(asset.data.joint_pos[:, joint])
+
+    def action_for_target(self, joint_pos_target: torch.Tensor) -> torch.Tensor:
+        """See `CameraEnv.action_for_target`: the inverse of Isaac Lab's joint position and binary gripper actions.
+
+        Raises:
+            SimulatorError: the task has actions of another kind.
+        """
+        manager, parts = self._env.action_manager, []
+        for name in manager.active_terms:
+            term = manager.get_term(name)
+            kind = type(term).__name__
+            if kind == "JointPositionAction":
+                parts.append((joint_pos_target[:, term._joint_ids] - term._offset) / term._scale)
+            elif kind == "BinaryJointPositionAction":
+                middle = (term._open_command + term._close_command) / 2
+                opens = joint_pos_target[:, term._joint_ids].mean(dim=1) > middle.mean()
+                parts.append(torch.where(opens, 1.0, -1.0)[:, None])
+            else:
+                raise SimulatorError(f"--task {self.cfg.task}: joint targets cannot be turned into its {kind}")
+        return torch.cat(parts, dim=1)
+
+    def episode_info(self) -> list[dict[str, Any]]:
+        """See `CameraEnv.episode_info`: what Isaac Lab's events draw is in the state."""
+        return [{} for _ in range(self.num_envs)]
+
     @torch.inference_mode()
-    def capture(self, render: bool = True) -> Sample:
-        """See `DrawerEnv.capture`."""
+    def capture(self, streams: Collection[str] = ()) -> Sample:
+        """See `CameraEnv.capture`."""
         if self._stale:
             self._env.sim.forward()  # 2.3 leaves the bodies where they were after its own resets
-        color = self._pictures() if render else None
-        robot, origins = self._robot.data, self._env.scene.env_origins
-        parts = {
+        images = {"color": self._pictures()} if "color" in streams else {}
+        columns = self._rows()
+        on_host = {name: _to_host(part) for name, part in {**columns, **images}.items()}
+        if self.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()  # once, for all copies
+        arrays = {name: part.numpy() for name, part in on_host.items()}
+        return Sample({name: arrays[name] for name in columns}, {name: arrays[name] for name in images})
+
+    def _rows(self) -> dict[str, torch.Tensor]:
+        """The columns of the present instant, on the device."""
+        robot = self._robot.data
+        rows = {
             "proprio": self._env.obs_buf["policy"],
             "joint_pos": robot.joint_pos,
             "joint_vel": robot.joint_vel,
+            "joint_effort": robot.applied_torque,
             "extrinsics": self._extrinsics(),
             "sim_state": self._state(),
         }
         if self._tool is not None:
             self._tool.update(0.0, force_recompute=True)  # lazy: it may hold what it read before a reset
-            parts["ee_position"] = self._tool.data.target_pos_w[:, self._tool_index] - origins
-            parts["ee_rotation"] = _xyzw(self._tool.data.target_quat_w[:, self._tool_index])
-        if self._drawer is not None:
-            cabinet, joint = self._drawer
-            parts["drawer_pos"] = cabinet.data.joint_pos[:, joint]
-        on_host = {name: _to_host(part) for name, part in parts.items()}
-        if color is not None:
-            on_host["color"] = _to_host(color)
-        if self.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()  # once, for all copies
-        absent: dict[str, Any] = dict.fromkeys(("color", "ee_position", "ee_rotation", "drawer_pos"))
-        return Sample(**{**absent, **{name: part.numpy() for name, part in on_host.items()}})
+            rows["ee_position"] = self._tool.data.target_pos_w[:, self._tool_index] - self._env.scene.env_origins
+            rows["ee_rotation"] = _xyzw(self._tool.data.target_quat_w[:, self._tool_index])
+        for name, (asset, joint) in self._task_joints.items():
+            rows[name] = asset.data.joint_pos[:, joint]
+        if "success" in self.columns:
+            rows["success"] = self.succeeded()
+        return rows
 
     def _pictures(self) -> torch.Tensor:
         """(N, C, H, W, 3) uint8 on the device, of the present state."""
         # a second picture of a state is rendered too: were the renderer late, the two would differ (self_check.py)
-        for _ in range(self.cfg.rerenders if self._stale else int(self._photographed)):
+        for _ in range(self._options.rerenders if self._stale else int(self._photographed)):
             self._env.sim.render()
         self._stale, self._photographed = False, True
         height, width = self.cameras[0].height, self.cameras[0].width
@@ -211,19 +288,19 @@ class IsaacDrawerEnv:
         """(N, S) float64."""
         return torch.cat([part.double() for _, part in self._state_parts()], dim=1)
 
-    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
-        """See `DrawerEnv.start_capture`; the pictures are there at once."""
-        sample = self.capture(render)
+    def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
+        """See `CameraEnv.start_capture`; the pictures are there at once."""
+        sample = self.capture(streams)
         return lambda: sample
 
     @torch.inference_mode()
     def get_state(self) -> np.ndarray:
-        """See `DrawerEnv.get_state`."""
+        """See `CameraEnv.get_state`."""
         return self._state().cpu().numpy()
 
     @torch.inference_mode()
-    def set_state(self, state: np.ndarray) -> None:
-        """See `DrawerEnv.set_state`, as far as PhysX allows: contacts and warm starts begin anew."""
+    def set_state(self, state: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """See `CameraEnv.set_state`, as far as PhysX allows: contacts and warm starts begin anew."""
         values = torch.as_tensor(state, device=self.device)
         scene = self._env.scene.get_state(is_relative=True)
         start = 0
@@ -249,7 +326,7 @@ class IsaacDrawerEnv:
         self._stale, self._photographed = True, False
 
     def describe(self) -> dict[str, Any]:
-        """See `DrawerEnv.describe`."""
+        """See `CameraEnv.describe`."""
         import carb
         from isaacsim.core.version import get_version
 
@@ -259,19 +336,24 @@ class IsaacDrawerEnv:
             "isaaclab": ".".join(map(str, extension_version())),
             "isaacsim": ".".join(map(str, get_version()[2:5])),
             "gpu": torch.cuda.get_device_name(self.device) if on_gpu else "none",
-            "rendering_mode": self.cfg.rendering_mode or "AppLauncher's default",
+            "rendering_mode": self._options.rendering_mode or "AppLauncher's default",
             "anti_aliasing": ANTI_ALIASING,
             "/rtx/post/aa/op": carb.settings.get_settings().get(
                 "/rtx/post/aa/op"
             ),  # Isaac Lab hides a failure to set it
-            "rerenders": self.cfg.rerenders,
+            "rerenders": self._options.rerenders,
         }
+
+    @classmethod
+    def make(cls, cfg: SimulatorCfg) -> IsaacEnv:
+        """See `simulators.load`."""
+        return cls(cfg)
 
     def close(self) -> None:
         """Close the env. The app goes on until the process ends: closing it would end the process with 0."""
         self._env.close()
 
-    def __enter__(self) -> IsaacDrawerEnv:
+    def __enter__(self) -> IsaacEnv:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -283,115 +365,6 @@ class IsaacDrawerEnv:
             theirs = sensor.data.intrinsic_matrices[0].cpu().numpy()
             if not np.allclose(theirs, camera.intrinsics, rtol=1e-4, atol=1e-2):
                 raise SimulatorError(f"camera '{camera.name}' came out with K = {theirs.tolist()}; report this, please")
-
-
-def configure(env_cfg: Any, cfg: SimulatorCfg) -> None:
-    """Change a task's registered configuration: all that collecting needs, and nothing else."""
-    env_cfg.seed = cfg.seed
-    env_cfg.scene.env_spacing = cfg.env_spacing
-    env_cfg.sim.render_interval = env_cfg.decimation  # a step ends with a picture of its last state
-    env_cfg.sim.render.antialiasing_mode = ANTI_ALIASING
-    for group in (env_cfg.scene, env_cfg.commands):
-        for entity in vars(group).values() if group is not None else ():
-            if getattr(entity, "debug_vis", False):
-                entity.debug_vis = False  # its markers would be in the pictures
-    if cfg.light != 1 and hasattr(env_cfg.scene, "light"):
-        env_cfg.scene.light.spawn.intensity *= cfg.light
-    for camera in cfg.cameras:
-        setattr(env_cfg.scene, _sensor_name(camera), _sensor_cfg(camera))
-
-
-def _sensor_name(camera: CameraCfg) -> str:
-    return f"{camera.name}_cam"
-
-
-def _sensor_cfg(camera: CameraCfg) -> Any:
-    import isaaclab.sim as sim_utils
-    from isaaclab.sensors import TiledCameraCfg
-    from isaaclab.utils.math import quat_from_matrix
-
-    parent = "{ENV_REGEX_NS}/Robot/panda_hand" if camera.frame == "gripper" else "{ENV_REGEX_NS}"
-    mount = camera.mount
-    quat_wxyz = quat_from_matrix(torch.as_tensor(mount[:3, :3]))
-    return TiledCameraCfg(
-        prim_path=f"{parent}/{_sensor_name(camera)}",
-        offset=TiledCameraCfg.OffsetCfg(
-            pos=tuple(mount[:3, 3].tolist()), rot=tuple(quat_wxyz.tolist()), convention="ros"
-        ),
-        data_types=["rgb"],
-        width=camera.width,
-        height=camera.height,
-        spawn=sim_utils.PinholeCameraCfg(
-            focal_length=FOCAL_LENGTH,
-            horizontal_aperture=FOCAL_LENGTH * camera.width / float(camera.intrinsics[0, 0]),
-            clipping_range=(NEAR, FAR),
-        ),
-    )
-
-
-def _launch(cfg: SimulatorCfg) -> None:
-    """Start Kit with what is meant for it and nothing else: left alone, it takes our --width for its window's."""
-    version = extension_version()
-    if not SUPPORTED[0] <= version < SUPPORTED[1]:
-        raise SimulatorError(
-            f"Isaac Lab's extension {'.'.join(map(str, version))} is not supported: releases 2.2 and 2.3 are "
-            "(0.44 to 0.54); run in nvcr.io/nvidia/isaac-lab:2.2.0, or use --simulator mujoco"
-        )
-    from isaaclab.app import AppLauncher
-
-    sys.argv[1:] = []
-    flags = {"headless": cfg.headless, "enable_cameras": True, "device": cfg.device, "kit_args": cfg.kit_args}
-    if cfg.rendering_mode is not None:
-        flags["rendering_mode"] = cfg.rendering_mode
-    _KEPT.append(AppLauncher(flags))
-    # Kit's would end the process with 0 on Ctrl-C and SIGTERM, and loop for ever in a segmentation fault
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    for number in (signal.SIGABRT, signal.SIGSEGV):
-        signal.signal(number, signal.SIG_DFL)
-
-
-def extension_version() -> tuple[int, ...]:
-    """Version of Isaac Lab's extension, in a source install (NVIDIA's container) and in the wheel."""
-    import isaaclab
-
-    package = Path(isaaclab.__file__).parent
-    files = [
-        package.parent / "config" / "extension.toml",
-        package / "source" / "isaaclab" / "config" / "extension.toml",
-    ]
-    found = re.search(r'^version\s*=\s*"([\d.]+)"', next(f for f in files if f.is_file()).read_text(), re.MULTILINE)
-    assert found is not None
-    return tuple(map(int, found[1].split(".")))
-
-
-def _make_env(cfg: SimulatorCfg) -> ManagerBasedRLEnv:
-    import gymnasium
-    from isaaclab.envs import ManagerBasedRLEnvCfg
-    from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
-
-    if cfg.task not in gymnasium.registry:
-        raise SimulatorError(f"--task '{cfg.task}' is not registered in Isaac Lab; list_envs.py of Isaac Lab names all")
-    env_cfg = parse_env_cfg(cfg.task, device=cfg.device, num_envs=cfg.num_envs)
-    if not isinstance(env_cfg, ManagerBasedRLEnvCfg) or not hasattr(env_cfg.scene, "robot"):
-        raise SimulatorError(f"--task '{cfg.task}' is not a manager-based task with an articulation 'robot'")
-    configure(env_cfg, cfg)
-    try:
-        return gymnasium.make(cfg.task, cfg=env_cfg).unwrapped
-    except RuntimeError as error:  # the camera's, that finds no prim to stand on
-        if "panda_hand" in str(error):
-            raise SimulatorError(f"--enable_wrist_camera: the robot of --task {cfg.task} has no panda_hand") from error
-        raise
-
-
-def _agent_clip_actions(task: str) -> float | None:
-    """What RslRlVecEnvWrapper would clip actions to: the registered agent configuration's `clip_actions`."""
-    import gymnasium
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
-
-    if "rsl_rl_cfg_entry_point" not in gymnasium.spec(task).kwargs:
-        return None
-    return load_cfg_from_registry(task, "rsl_rl_cfg_entry_point").clip_actions
 
 
 def _tool_frame(scene: Any) -> tuple[Any, int]:

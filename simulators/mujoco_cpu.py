@@ -1,6 +1,6 @@
-"""The drawer task on MuJoCo: `mujoco.batch` physics and OpenGL rendering on the CPU's cores.
+"""Tasks on MuJoCo: `mujoco.batch` physics and OpenGL rendering on the CPU's cores.
 
-    with MujocoDrawerEnv(SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
+    with MujocoCpuEnv(SimulatorCfg(num_envs=20, cameras=cameras), load_task(name)) as env: ...
 
 Each env is a world of its own, so cameras never see a neighbour. Physics runs on a thread pool, rendering in a
 thread that owns the OpenGL context. EGL needs no display; MUJOCO_GL overrides it.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,64 +40,56 @@ except (ImportError, AttributeError, RuntimeError) as error:
     reason = "its OpenGL library is missing" if isinstance(error, AttributeError) else " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
-from simulators.drawer_scene import JOINT_NAMES, JOINT_RANGE, PHYSICS_DT, build_model, hold_limits, scene_hash  # noqa: E402
-from simulators.drawer_task import CONTROL_DT, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv  # noqa: E402
+from simulators.mujoco_env import STATE, MujocoEnv  # noqa: E402
+from simulators.scene import JOINT_NAMES, hold_limits  # noqa: E402
+from simulators.tasks import Task  # noqa: E402
 from vpl.usable_cores import usable_cores  # noqa: E402
 
-_SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the other way
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 mujoco.set_mju_user_warning(lambda message: None)  # `_advance` reads the counters; MuJoCo's own would write a file
 
 
-class MujocoDrawerEnv(DrawerTaskEnv):
-    """See `simulators.DrawerEnv`."""
+class MujocoCpuEnv(MujocoEnv):
+    """See `simulators.CameraEnv`."""
 
-    joint_names = JOINT_NAMES
-
-    def __init__(self, cfg: SimulatorCfg) -> None:
-        super().__init__(cfg, JOINT_RANGE)
-        self.model = build_model(cfg.cameras, cfg.light)
+    def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
+        super().__init__(cfg, task)
         self._threads = usable_cores()
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
-        self._qpos, self._qvel, self._ctrl = (self._batch.bind(name) for name in ("qpos", "qvel", "ctrl"))
-        self._rows: np.ndarray = self._qpos.base  # (N, nstate): the simulations' mjSTATE_INTEGRATION, live
-        self._site_pos, self._site_rot = self._batch.bind("site_xpos"), self._batch.bind("site_xmat")
+        names = ("qpos", "qvel", "ctrl", "site_xpos", "site_xmat")
+        self._view = {name: self._batch.bind(name) for name in names}
+        self._rows_live: np.ndarray = self._view["qpos"].base
+        """(N, nstate): the simulations' mjSTATE_INTEGRATION."""
         self._friction = self._batch.expand("geom_friction")
-        self._handle = self.model.geom("drawer_top_handle").id
-        self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
-        self._joint_qpos = [self.model.joint(name).qposadr[0] for name in JOINT_NAMES]
-        self._joint_qvel = [self.model.joint(name).dofadr[0] for name in JOINT_NAMES]
-        self._drawer = self.model.joint("drawer_top_joint")
-        self._sites = {name: self.model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
-        self._drives = [self.model.actuator(name).id for name in JOINT_NAMES]
-        self.state_spec = f"mjSTATE_INTEGRATION[{self._batch.nstate}], {TASK_STATE_SPEC}"
-        self.scene = scene_hash(self.model)
+        self._find_addresses()
+        self._set_frictions()
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
         self.reset(cfg.seed)
 
-    def capture(self, render: bool = True) -> Sample:
-        """See `DrawerEnv.capture`."""
+    def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
+        """See `CameraEnv.start_capture`; the pictures are there at once."""
         sim_state = self.get_state()
-        color, extrinsics = self._render(sim_state, render)
-        arrays = {name: tensor.cpu().numpy() for name, tensor in self._sample_tensors().items()}
-        return Sample(color=color, extrinsics=extrinsics, sim_state=sim_state, **arrays)
+        color, extrinsics = self._render(sim_state, "color" in streams)
+        columns = {name: tensor.cpu().numpy() for name, tensor in self._rows().items()}
+        columns |= {"extrinsics": extrinsics, "sim_state": sim_state}
+        sample = Sample(columns, {} if color is None else {"color": color})
+        return lambda: sample
 
     def get_state(self) -> np.ndarray:
-        """See `DrawerEnv.get_state`."""
-        return np.hstack([self._rows, self._task_state().cpu().numpy()])
+        """See `CameraEnv.get_state`."""
+        return np.hstack([self._rows_live, self._task_state().cpu().numpy()])
 
-    def set_state(self, state: np.ndarray) -> None:
-        """See `DrawerEnv.set_state`."""
+    def set_state(self, state: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """See `CameraEnv.set_state`."""
         self._batch.warning[:] = 0  # they count from an env's last state that was set
-        self._rows[:] = state[:, : self._batch.nstate]
-        self._set_task_state(torch.as_tensor(state[:, self._batch.nstate :], device=self.device))
-        self._friction[:, self._handle, 0] = self.handle_friction.cpu().numpy()
+        self._rows_live[:] = state[:, : self._state_size]
+        self._set_task_state(torch.as_tensor(state[:, self._state_size :], device=self.device))
+        self._set_frictions()
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
         self._refresh()
 
     def describe(self) -> dict[str, Any]:
-        """See `DrawerEnv.describe`."""
+        """See `CameraEnv.describe`."""
         opengl = self._renderer.describe() if self._renderer else {}
         return {"simulator": "mujoco", "mujoco": mujoco.__version__, "threads": self._threads, **opengl}
 
@@ -106,40 +99,32 @@ class MujocoDrawerEnv(DrawerTaskEnv):
             self._renderer.close()
             self._renderer = None
 
+    def _index(self, numbers: list[int]) -> np.ndarray:
+        return np.array(numbers, int)
+
+    def _take(self, name: str, index: Any) -> torch.Tensor:
+        return torch.tensor(self._view[name][:, index], dtype=torch.float32, device=self.device)
+
+    def _set_frictions(self) -> None:
+        self._friction[:, self._friction_geoms, 0] = self._frictions.cpu().numpy()
+
     def _advance(self, target: torch.Tensor) -> torch.Tensor:
-        self._ctrl[:, self._drives] = target.cpu().numpy()
-        for _ in range(_SUBSTEPS):
+        self._view["ctrl"][:, self._drives] = target.cpu().numpy()
+        qpos, qvel, robot = self._view["qpos"], self._view["qvel"], slice(len(JOINT_NAMES))
+        position, velocity = self._joint_qpos[robot], self._joint_qvel[robot]
+        for _ in range(self._substeps):
             self._batch.step()
-            self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel] = hold_limits(
-                self._qpos[:, self._joint_qpos], self._qvel[:, self._joint_qvel]
-            )
+            qpos[:, position], qvel[:, velocity] = hold_limits(qpos[:, position], qvel[:, velocity])
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
         # MuJoCo has put an env with bad numbers back to its start by itself; the other warnings make motion wrong too
         return torch.as_tensor(self._batch.warning[:, :, 1].any(axis=1), device=self.device)
 
-    def _read_state(self) -> DrawerState:
-        site = self._sites
-        return DrawerState(
-            joint_pos=self._tensor(self._qpos[:, self._joint_qpos]),
-            joint_vel=self._tensor(self._qvel[:, self._joint_qvel]),
-            drawer_pos=self._tensor(self._qpos[:, self._drawer.qposadr[0]]),
-            drawer_vel=self._tensor(self._qvel[:, self._drawer.dofadr[0]]),
-            tcp_pos=self._tensor(self._site_pos[:, site["tcp"]]),
-            tcp_rot=self._tensor(self._site_rot[:, site["tcp"]].reshape(-1, 3, 3)),
-            handle_pos=self._tensor(self._site_pos[:, site["handle"]]),
-            left_finger_pos=self._tensor(self._site_pos[:, site["leftfinger"]]),
-            right_finger_pos=self._tensor(self._site_pos[:, site["rightfinger"]]),
-        )
-
     def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
-        ids, joint_pos_np = env_ids.cpu().numpy(), joint_pos.cpu().numpy()
+        ids, positions = env_ids.cpu().numpy(), joint_pos.cpu().numpy()
         self._batch.reset(ids=ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self._qpos[np.ix_(ids, self._joint_qpos)] = joint_pos_np
-        self._ctrl[np.ix_(ids, self._drives)] = joint_pos_np
+        self._view["qpos"][np.ix_(ids, self._joint_qpos)] = positions
+        self._view["ctrl"][np.ix_(ids, self._drives)] = positions[:, : len(JOINT_NAMES)]
         self._batch.forward(ids=ids, stage=mujoco.mjtStage.mjSTAGE_POS)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
 
     def _render(self, sim_state: np.ndarray, images: bool) -> tuple[np.ndarray | None, np.ndarray]:
         """Images (N, C, H, W, 3) uint8, if asked for, and `T_world_cam` (N, C, 4, 4) float64."""
@@ -149,7 +134,7 @@ class MujocoDrawerEnv(DrawerTaskEnv):
             camera = self.cameras[0]
             color = np.empty((self.num_envs, len(self.cameras), camera.height, camera.width, 3), np.uint8)
         if self._renderer:
-            self._renderer.draw(sim_state[:, : self._batch.nstate], color, extrinsics)
+            self._renderer.draw(sim_state[:, : self._state_size], color, extrinsics)
         return color, extrinsics
 
 
@@ -200,7 +185,7 @@ class _RenderThread:
     def _draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
         data = self._data
         for env, row in enumerate(rows):
-            mujoco.mj_setState(self._model, data, row, _STATE)
+            mujoco.mj_setState(self._model, data, row, STATE)
             mujoco.mj_kinematics(self._model, data)
             mujoco.mj_camlight(self._model, data)
             for i, camera in enumerate(self._camera_ids):

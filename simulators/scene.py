@@ -16,8 +16,9 @@ from collections.abc import Sequence
 import mujoco
 import numpy as np
 
-from simulators import CameraCfg
+from simulators.cameras import CameraCfg
 from simulators.panda_meshes import panda_meshes
+from simulators.things import Body
 
 PHYSICS_DT = 1 / 120
 """Deviation from Isaac Lab (1/60 s): at 1/60 s the policy learns to prise the fingers open against their limits."""
@@ -54,9 +55,6 @@ EFFORT_LIMIT = (87.0,) * 4 + (12.0,) * 3 + (200.0,) * 2
 ARM_ARMATURE = 1e-3  # Isaac Lab 3.0 franka.py; 2.2 leaves it to the USD file
 TCP_OFFSET = (0.0, 0.0, 0.1034)  # in the hand's frame; joint_pos_env_cfg.py:56 of the task
 FINGERTIP_OFFSET = (0.0, 0.0, 0.046)  # in a finger's frame; joint_pos_env_cfg.py:63
-HANDLE_OFFSET = (0.305, 0.0, 0.01)  # in the drawer's frame; cabinet_env_cfg.py:96
-CABINET_POS = (0.8, 0.0, 0.4)  # cabinet_env_cfg.py:59, turned by 180 degrees about z
-CABINET_QUAT_WXYZ = (0.0, 0.0, 0.0, 1.0)
 
 
 def hold_limits(joint_pos: np.ndarray, joint_vel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,12 +114,14 @@ _BOXES = (  # collision: link, centre, half size
     ("rightfinger", (0, 0.0072, 0.0450), (0.0088, 0.0072, 0.0089)),
     ("rightfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
 )
-_ROOM, _VISUAL, _COLLISION = 1, 2, 3  # geom groups; the renderers draw groups 0-2
+_ROOM, _VISUAL, _COLLISION, _HIDDEN = 1, 2, 3, 4  # groups of geoms and sites; the renderers draw 0 to 2
+_JOINTS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.mjJNT_HINGE}
+_GEOMS = {"box": mujoco.mjtGeom.mjGEOM_BOX, "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE}
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
-def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjModel:
-    """Compile the scene with `cameras` in it, to be found by their names (MuJoCo orders them by body).
+def build_model(things: Sequence[Body], cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjModel:
+    """Compile the scene with a task's `things` and `cameras` in it, the latter to be found by their names (MuJoCo orders them by body).
 
     `light` multiplies every light's brightness.
     """
@@ -133,7 +133,8 @@ def build_model(cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjMo
     spec.option.impratio = 10  # a grasp that does not creep
     _add_looks(spec, cameras, light)
     _add_panda(spec)
-    _add_cabinet(spec)
+    for thing in things:
+        _add_thing(spec.worldbody, thing)
     for camera in cameras:
         _add_camera(spec, camera)
     return spec.compile()
@@ -199,9 +200,9 @@ def _add_panda(spec: mujoco.MjSpec) -> None:
         )
     for link, pos, size in _BOXES:
         spec.body(link).add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, **collision)
-    spec.body("hand").add_site(name="tcp", pos=TCP_OFFSET, group=4)
+    spec.body("hand").add_site(name="tcp", pos=TCP_OFFSET, group=_HIDDEN)
     for finger in ("leftfinger", "rightfinger"):
-        spec.body(finger).add_site(name=finger, pos=FINGERTIP_OFFSET, group=4)
+        spec.body(finger).add_site(name=finger, pos=FINGERTIP_OFFSET, group=_HIDDEN)
     _add_drives(spec)
 
 
@@ -224,74 +225,27 @@ def _add_drives(spec: mujoco.MjSpec) -> None:
         drive.forcerange = (-EFFORT_LIMIT[i], EFFORT_LIMIT[i])
 
 
-def _add_cabinet(spec: mujoco.MjSpec) -> None:
-    """A carcass of 0.80 x 0.60 x 0.80 m, two drawers above two doors; in its own frame x points out of the front."""
-    cabinet = spec.worldbody.add_body(name="cabinet", pos=CABINET_POS, quat=CABINET_QUAT_WXYZ)
-    for y in (-0.391, 0.391):
-        _add_box(cabinet, (-0.001, y, 0.03), (0.299, 0.009, 0.37), "wood")
-    _add_box(cabinet, (0.004, 0, 0.391), (0.314, 0.412, 0.009), "wood")
-    _add_box(cabinet, (-0.295, 0, 0.03), (0.005, 0.382, 0.37), "wood")
-    for z in (-0.341, 0.093, 0.249):
-        _add_box(cabinet, (-0.001, 0, z), (0.296, 0.382, 0.006), "wood")
-    _add_box(cabinet, (-0.02, 0, -0.37), (0.27, 0.39, 0.03), "steel")
-    _add_drawer(cabinet, "drawer_top", z=0.3172, half_height=0.0595)
-    _add_drawer(cabinet, "drawer_bottom", z=0.1725, half_height=0.0755)
-    _add_door(cabinet, "door_left", hinge_y=-0.3757, inward=1)
-    _add_door(cabinet, "door_right", hinge_y=0.3757, inward=-1)
-
-
-def _add_drawer(cabinet: mujoco.MjsBody, name: str, z: float, half_height: float) -> None:
-    """Slides out along +x by 0.4 m; Isaac Lab's drive (kp 10, kd 1) pulls it shut (cabinet_env_cfg.py:71-76)."""
-    drawer = cabinet.add_body(name=name, pos=(0.0515, 0, z))
-    drawer.add_joint(
-        name=f"{name}_joint", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=(1, 0, 0), range=(0, 0.4),
-        limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(10, 0, 0), damping=(1, 0, 0), frictionloss=0.01,
-    )  # fmt: skip
-    _add_box(drawer, (0.2575, 0, 0), (0.009, 0.391, half_height), "front", mass=2.0)
-    _add_box(drawer, (0, 0, -half_height + 0.016), (0.249, 0.36, 0.005), "inside", mass=1.0)
-    for y in (-0.36, 0.36):
-        _add_box(drawer, (0, y, -0.010), (0.249, 0.006, half_height - 0.022), "inside", mass=0.5)
-    _add_box(drawer, (-0.243, 0, -0.010), (0.006, 0.36, half_height - 0.022), "inside", mass=0.5)
-    _add_handle(drawer, name, np.array(HANDLE_OFFSET), np.array((0.0, 0.085, 0.0)))
-    if name == "drawer_top":
-        drawer.add_site(name="handle", pos=HANDLE_OFFSET, group=4)
-
-
-def _add_door(cabinet: mujoco.MjsBody, name: str, hinge_y: float, inward: int) -> None:
-    """Turns outward by up to 1.57 rad about a vertical hinge; drive kp 10, kd 2.5 (cabinet_env_cfg.py:77-82).
-
-    The panel is set back from the drawers' fronts and its handle is low: no start pose (+-0.1 rad) touches them.
-    """
-    door = cabinet.add_body(name=name, pos=(0.3162, hinge_y, -0.12973))
-    door.add_joint(
-        name=f"{name}_joint", type=mujoco.mjtJoint.mjJNT_HINGE, axis=(0, 0, 1),
-        range=(0, 1.57) if inward < 0 else (-1.57, 0), limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(10, 0, 0),
-        damping=(2.5, 0, 0),
-    )  # fmt: skip
-    _add_box(door, (-0.0502, inward * 0.1855, 0), (0.009, 0.1885, 0.2130), "front", mass=2.5)
-    _add_handle(door, name, np.array((-0.0027, inward * 0.335, -0.08)), np.array((0.0, 0.0, 0.06)))
-
-
-def _add_handle(body: mujoco.MjsBody, name: str, center: np.ndarray, half_length: np.ndarray) -> None:
-    """A bar of 12 mm on two posts, standing off the front by 39 mm: room for a fingertip behind it."""
-    solid = dict(contype=_SURROUNDINGS, conaffinity=_ROBOT, group=_VISUAL, material="steel", mass=0.05)
-    # priority: the handle's friction holds in its contacts, so that one number an env sets them (drawer_task.py)
-    body.add_geom(
-        name=f"{name}_handle", type=mujoco.mjtGeom.mjGEOM_CAPSULE, priority=1, size=(0.006, 0, 0),
-        fromto=(*(center - half_length), *(center + half_length)), **solid,
-    )  # fmt: skip
-    for end in (center - 0.9 * half_length, center + 0.9 * half_length):
+def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
+    """A body of the task with all that hangs on it."""
+    body = parent.add_body(name=thing.name, pos=thing.pos, quat=thing.quat_wxyz)
+    for joint in thing.joints:
+        body.add_joint(
+            name=joint.name, type=_JOINTS[joint.kind], axis=joint.axis, range=joint.range,
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(joint.stiffness, 0, 0),
+            damping=(joint.damping, 0, 0), frictionloss=joint.friction,
+        )  # fmt: skip
+    for geom in thing.geoms:
+        place = {"pos": geom.pos} if geom.ends is None else {"fromto": (*geom.ends[0], *geom.ends[1])}
+        # priority: this geom's friction holds in its contacts, so that one number for each env sets them
         body.add_geom(
-            type=mujoco.mjtGeom.mjGEOM_CAPSULE, size=(0.005, 0, 0), fromto=(*end, *(end - (0.039, 0, 0))), **solid
-        )
-
-
-def _add_box(body: mujoco.MjsBody, pos: Sequence[float], size: Sequence[float], material: str, mass: float = 0) -> None:
-    """A solid box; `size` is half the edges."""
-    body.add_geom(
-        type=mujoco.mjtGeom.mjGEOM_BOX, pos=pos, size=size, material=material, mass=mass, group=_VISUAL,
-        contype=_SURROUNDINGS, conaffinity=_ROBOT,
-    )  # fmt: skip
+            name=geom.name, type=_GEOMS[geom.kind], size=(*geom.size, 0, 0)[:3], material=geom.material,
+            mass=geom.mass, priority=int(geom.decides_friction), group=_VISUAL, contype=_SURROUNDINGS,
+            conaffinity=_ROBOT, **place,
+        )  # fmt: skip
+    for site in thing.sites:
+        body.add_site(name=site.name, pos=site.pos, group=_HIDDEN)
+    for child in thing.children:
+        _add_thing(body, child)
 
 
 def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:

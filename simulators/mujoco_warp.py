@@ -1,6 +1,6 @@
-"""The drawer task on MuJoCo Warp: physics and ray-cast pictures of all envs on one NVIDIA GPU, RT cores or not.
+"""Tasks on MuJoCo Warp: physics and ray-cast pictures of all envs on one NVIDIA GPU, RT cores or not.
 
-    with MujocoWarpDrawerEnv(SimulatorCfg(task=..., num_envs=1024, cameras=cameras, device="cuda:0")) as env: ...
+    with MujocoWarpEnv(SimulatorCfg(num_envs=1024, cameras=cameras, device="cuda:0"), load_task(name)) as env: ...
 
 Each env is a world of its own. A control step, a rendering and a copy of the state are a CUDA graph each; observations
 and rewards are torch on the same memory. Pictures travel to pinned memory while the next step is simulated. Warp's
@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +25,15 @@ import warp as wp
 wp.config.log_level = wp.LOG_WARNING  # before mujoco_warp starts Warp: a line for each of hundreds of kernels
 import mujoco_warp as mjw
 
-from simulators import CameraCfg, Sample, SimulatorCfg, SimulatorError
+from simulators import Sample, SimulatorCfg, SimulatorError
 from simulators.cache import writable_cache
-from simulators.drawer_scene import (
-    HELD_RANGE,
-    JOINT_NAMES,
-    JOINT_RANGE,
-    JOINT_VEL_LIMIT,
-    PHYSICS_DT,
-    build_model,
-    scene_hash,
-)
-from simulators.drawer_task import CONTROL_DT, MAX_VALUE, TASK_STATE_SPEC, DrawerState, DrawerTaskEnv
+from simulators.cameras import CameraCfg
+from simulators.mujoco_env import MAX_VALUE, STATE, MujocoEnv
+from simulators.scene import HELD_RANGE, JOINT_NAMES, JOINT_VEL_LIMIT, PHYSICS_DT
+from simulators.tasks import Task
 from simulators.warp_kernels import hold_limits, note_divergence, pack_rgb
 
-_SUBSTEPS = round(CONTROL_DT / PHYSICS_DT)
-_STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+_STATE = int(STATE)
 _CONTACTS, _CONSTRAINTS = 48, 160
 """Contacts that an env may have on average, and rows of constraints: three a contact, and the joints' limits. Under
 wild actions 31 and 96 were seen."""
@@ -52,75 +46,80 @@ _BUFFERS = (
 """Of what MuJoCo Warp reports: contacts were dropped, so the motion is wrong."""
 
 
-class MujocoWarpDrawerEnv(DrawerTaskEnv):
-    """See `simulators.DrawerEnv`."""
+@dataclass(frozen=True)
+class WarpOptions:
+    """What only this engine can be told."""
 
-    joint_names = JOINT_NAMES
+    deterministic: bool = True
+    """Repeat itself bit by bit; without, physics is up to 20 times as fast (sums in any order)."""
+    samples_per_pixel: int = 1
+    """Rays for each pixel, a square number; more smooth the edges."""
+    shadows: bool = False
+    """Cast shadows."""
 
-    def __init__(self, cfg: SimulatorCfg) -> None:
+
+class MujocoWarpEnv(MujocoEnv):
+    """See `simulators.CameraEnv`."""
+
+    Options = WarpOptions
+
+    def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
+        self._options = cfg.options or WarpOptions()
         self._on_gpu = cfg.device != "cpu"
         if self._on_gpu and not torch.cuda.is_available():
             raise SimulatorError(f"--device {cfg.device}: torch finds no NVIDIA GPU; use --simulator mujoco")
-        super().__init__(cfg, JOINT_RANGE)
+        super().__init__(cfg, task)
         _start_warp()
         wp.set_device(cfg.device)
         if self._on_gpu:
             torch.cuda.set_stream(wp.stream_to_torch(wp.get_stream()))  # one order for torch's and Warp's kernels
             self._copying = torch.cuda.Stream()
-        self.model = build_model(cfg.cameras, cfg.light)
-        self.scene = scene_hash(self.model)
         # boxes touch boxes as in MuJoCo, not as general convex bodies, whose contact points are other ones
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
-        if cfg.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
+        if self._options.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
             self.model.light_type[:] = mujoco.mjtLightType.mjLIGHT_POINT
         self._model = mjw.put_model(self.model, batch_sizes={"geom_friction": cfg.num_envs})
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
         ordered = mjw.DeterminismType.CONTACTS | mjw.DeterminismType.CONSTRAINT
-        self._model.opt.deterministic = int(mjw.DeterminismType.ALL if cfg.deterministic else ordered)
+        self._model.opt.deterministic = int(mjw.DeterminismType.ALL if self._options.deterministic else ordered)
         self._data = mjw.make_data(self.model, nworld=cfg.num_envs, nconmax=_CONTACTS, njmax=_CONSTRAINTS)
         self._bind()
-        size = mujoco.mj_stateSize(self.model, mujoco.mjtState(_STATE))
-        rows: wp.array = wp.zeros((cfg.num_envs, size), dtype=float)
-        self._rows = wp.to_torch(rows)
+        rows: wp.array = wp.zeros((cfg.num_envs, self._state_size), dtype=float)
+        self._state_rows = wp.to_torch(rows)
         self._make_graphs(rows)
-        self._set_friction()
-        self.state_spec = f"mjSTATE_INTEGRATION[{size}], {TASK_STATE_SPEC}"
+        self._set_frictions()
         self.reset(cfg.seed)
 
     def _bind(self) -> None:
         """torch's views of Warp's memory, and where in it things are."""
-        model, data = self.model, self._data
-        names = ("time", "qpos", "qvel", "ctrl", "qacc_warmstart", "overflow", "site_xpos", "site_xmat")
-        self._view = {name: wp.to_torch(getattr(data, name)) for name in (*names, "cam_xpos", "cam_xmat")}
+        names = (
+            "time", "qpos", "qvel", "ctrl", "qacc_warmstart", "overflow", "site_xpos", "site_xmat",
+            "cam_xpos", "cam_xmat",
+        )  # fmt: skip
+        self._view = {name: wp.to_torch(getattr(self._data, name)) for name in names}
         self._friction = wp.to_torch(self._model.geom_friction)
-        self._handle = model.geom("drawer_top_handle").id
-        self._qpos0 = self._tensor(model.qpos0)
-        self._joint_qpos = self._indices([model.joint(name).qposadr[0] for name in JOINT_NAMES])
-        self._joint_qvel = self._indices([model.joint(name).dofadr[0] for name in JOINT_NAMES])
-        self._drives = self._indices([model.actuator(name).id for name in JOINT_NAMES])
-        self._camera_ids = self._indices([model.camera(camera.name).id for camera in self.cameras])
-        self._drawer = model.joint("drawer_top_joint")
-        self._sites = {name: model.site(name).id for name in ("tcp", "handle", "leftfinger", "rightfinger")}
+        self._qpos0 = torch.tensor(self.model.qpos0, dtype=torch.float32, device=self.device)
+        self._find_addresses()
         self._opencv = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64, device=self.device)
 
     def _make_graphs(self, rows: wp.array) -> None:
         """What a step, a change of state `rows` and a picture launch; compiles what is not in Warp's cache."""
         model, data = self._model, self._data
         self._captured: list[Callable[[], None]] = []
-        addresses = [wp.array(i.cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)]  # type: ignore
+        addresses = [
+            wp.array(i[: len(JOINT_NAMES)].cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)
+        ]  # type: ignore
         limits = [wp.array(side, dtype=float) for side in (*HELD_RANGE.T, JOINT_VEL_LIMIT)]  # type: ignore
         diverged = wp.zeros(self.num_envs, dtype=bool)
         self._diverged = wp.to_torch(diverged)
 
         def advance() -> None:
-            for _ in range(_SUBSTEPS):
+            for _ in range(self._substeps):
                 mjw.step(model, data)
                 wp.launch(  # before the limits are held: a clamp hides NaN
-                    note_divergence,
-                    dim=(self.num_envs, self.model.nv),
-                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE],
-                    outputs=[diverged],
-                )
+                    note_divergence, dim=(self.num_envs, self.model.nv),
+                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE], outputs=[diverged],
+                )  # fmt: skip
                 wp.launch(
                     hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
                     inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
@@ -143,8 +142,8 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         camera, num_cameras = self.cameras[0], len(self.cameras)
         context = mjw.create_render_context(
             self.model, nworld=self.num_envs, cam_res=(camera.width, camera.height), render_rgb=True,
-            cam_active=[camera.name for camera in self.cameras], use_shadows=self.cfg.shadows,
-            samples_per_pixel=math.isqrt(self.cfg.samples_per_pixel),
+            cam_active=[camera.name for camera in self.cameras], use_shadows=self._options.shadows,
+            samples_per_pixel=math.isqrt(self._options.samples_per_pixel),
             enable_emission=False, enable_per_light_ambient=False,  # the scene has none
         )  # fmt: skip
         assert context.cam_id_map.numpy().tolist() == self._camera_ids.tolist(), "cameras are in another order"
@@ -173,26 +172,22 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._captured.append(work)  # a graph holds addresses, not the arrays that are there
         return lambda: wp.capture_launch(capture.graph)
 
-    def capture(self, render: bool = True) -> Sample:
-        """See `DrawerEnv.capture`."""
-        return self.start_capture(render)()
-
-    def start_capture(self, render: bool = True) -> Callable[[], Sample]:
-        """See `DrawerEnv.start_capture`: pictures are copied while the simulation goes on."""
-        host = {name: self._to_host(tensor) for name, tensor in self._sample_tensors().items()}
-        host |= {"sim_state": self._to_host(self._device_state()), "extrinsics": self._to_host(self._extrinsics())}
+    def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
+        """See `CameraEnv.start_capture`: pictures are copied while the simulation goes on."""
+        host = {name: self._to_host(tensor) for name, tensor in self._rows().items()}
+        host |= {"extrinsics": self._to_host(self._extrinsics()), "sim_state": self._to_host(self._device_state())}
         overflow = self._to_host(self._view["overflow"])
-        color = self._draw() if render and self.cameras else None
+        images = {"color": self._draw()} if "color" in streams and self.cameras else {}
         arrived = torch.cuda.Event() if self._on_gpu else None
         if arrived is not None:
-            arrived.record(self._copying if color is not None else torch.cuda.current_stream())
+            arrived.record(self._copying if images else torch.cuda.current_stream())
 
         def finish() -> Sample:
             if arrived is not None:
                 arrived.synchronize()
             _check_overflow(overflow.numpy())
-            arrays = {name: tensor.numpy() for name, tensor in host.items()}
-            return Sample(color=None if color is None else color.numpy(), **arrays)
+            columns, pictures = ({name: t.numpy() for name, t in part.items()} for part in (host, images))
+            return Sample(columns, pictures)
 
         return finish
 
@@ -215,21 +210,20 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
     def get_state(self) -> np.ndarray:
-        """See `DrawerEnv.get_state`."""
+        """See `CameraEnv.get_state`."""
         return self._device_state().cpu().numpy()
 
-    def set_state(self, state: np.ndarray) -> None:
-        """See `DrawerEnv.set_state`."""
-        size = self._rows.shape[1]
-        self._rows.copy_(torch.as_tensor(state[:, :size], dtype=torch.float32))
+    def set_state(self, state: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """See `CameraEnv.set_state`."""
+        self._state_rows.copy_(torch.as_tensor(state[:, : self._state_size], dtype=torch.float32))
         self._launch_set_state()
-        self._set_task_state(torch.as_tensor(state[:, size:], device=self.device))
-        self._set_friction()
+        self._set_task_state(torch.as_tensor(state[:, self._state_size :], device=self.device))
+        self._set_frictions()
         self._launch_kinematics()
         self._refresh()
 
     def describe(self) -> dict[str, Any]:
-        """See `DrawerEnv.describe`."""
+        """See `CameraEnv.describe`."""
         gpu = {"gpu": torch.cuda.get_device_name(self.device)} if self._on_gpu else {}
         packages = {"mujoco": mujoco.__version__, "mujoco_warp": mjw.__version__, "warp": wp.__version__}
         return {"simulator": "mujoco_warp", **packages, **gpu}
@@ -244,19 +238,12 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         self._launch_advance()
         return self._diverged.clone()
 
-    def _read_state(self) -> DrawerState:
-        view, site = self._view, {name: self._view["site_xpos"][:, i].clone() for name, i in self._sites.items()}
-        return DrawerState(
-            joint_pos=view["qpos"][:, self._joint_qpos],
-            joint_vel=view["qvel"][:, self._joint_qvel],
-            drawer_pos=view["qpos"][:, self._drawer.qposadr[0]].clone(),
-            drawer_vel=view["qvel"][:, self._drawer.dofadr[0]].clone(),
-            tcp_pos=site["tcp"],
-            tcp_rot=view["site_xmat"][:, self._sites["tcp"]].clone(),
-            handle_pos=site["handle"],
-            left_finger_pos=site["leftfinger"],
-            right_finger_pos=site["rightfinger"],
-        )
+    def _index(self, numbers: list[int]) -> torch.Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.device)
+
+    def _take(self, name: str, index: Any) -> torch.Tensor:
+        part = self._view[name][:, index]
+        return part.clone() if isinstance(index, int) else part  # with a tensor it is a copy already
 
     def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         view = self._view
@@ -265,13 +252,13 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
             view[name][env_ids] = 0
         view["qpos"][env_ids] = self._qpos0
         view["qpos"][env_ids[:, None], self._joint_qpos] = joint_pos
-        view["ctrl"][env_ids[:, None], self._drives] = joint_pos
+        view["ctrl"][env_ids[:, None], self._drives] = joint_pos[:, : len(JOINT_NAMES)]
         self._launch_kinematics()
 
     def _device_state(self) -> torch.Tensor:
         """What `get_state` returns, on the device."""
         self._launch_get_state()
-        return torch.cat([self._rows.double(), self._task_state()], dim=1)
+        return torch.cat([self._state_rows.double(), self._task_state()], dim=1)
 
     def _extrinsics(self) -> torch.Tensor:
         """`T_world_cam`, (N, C, 4, 4) float64."""
@@ -281,14 +268,8 @@ class MujocoWarpDrawerEnv(DrawerTaskEnv):
         pose[..., 3, 3] = 1
         return pose
 
-    def _set_friction(self) -> None:
-        self._friction[:, self._handle, 0] = self.handle_friction.float()
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        return torch.tensor(array, dtype=torch.float32, device=self.device)
-
-    def _indices(self, indices: list[int]) -> torch.Tensor:
-        return torch.tensor(indices, dtype=torch.long, device=self.device)
+    def _set_frictions(self) -> None:
+        self._friction[:, self._friction_geoms, 0] = self._frictions.float()
 
 
 def _tiled(camera: CameraCfg) -> np.ndarray:

@@ -1,0 +1,238 @@
+"""What the two MuJoCo engines share: a task's episodes, the columns, and where things are in MuJoCo's arrays.
+
+An engine derives from `MujocoEnv` and adds physics and pictures through the abstract members. It knows no task: it is
+handed one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+from tensordict import TensorDict
+
+from simulators import Sample, SimulatorCfg
+from simulators.recorded import recorded_columns
+from simulators.scene import EFFORT_LIMIT, JOINT_NAMES, JOINT_RANGE, KD, KP, PHYSICS_DT, build_model, scene_hash
+from simulators.seeds import episode_rng
+from simulators.tasks import SceneState, Task, load_task
+from vpl.columns import STREAMS, Stream
+
+STATE = mujoco.mjtState.mjSTATE_INTEGRATION
+MAX_VALUE = 1e10
+"""MuJoCo's mjMAXVAL: beyond it a position, velocity, acceleration or control is bad to MuJoCo, as NaN is."""
+ARM_SITES = ("tcp", "leftfinger", "rightfinger")
+
+
+class MujocoEnv(ABC):
+    """The `CameraEnv` of the seam but for physics and pictures."""
+
+    streams: Mapping[str, Stream] = {"color": STREAMS["color"]}
+
+    def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
+        self.cfg, self.task, self.cameras = cfg, task, cfg.cameras
+        self.num_envs, self.num_actions = cfg.num_envs, task.num_actions
+        self.max_episode_length, self.step_dt, self.obs_terms = task.max_episode_length, task.step_dt, task.obs_terms
+        self.device = torch.device(cfg.device)
+        self.episode_length_buf = torch.zeros(cfg.num_envs, dtype=torch.long, device=self.device)
+        self._last_action = torch.zeros(cfg.num_envs, self.num_actions, device=self.device)
+        self._joint_range = torch.tensor(JOINT_RANGE, dtype=torch.float32, device=self.device)
+        self._drive_constants = torch.tensor([KP, KD, EFFORT_LIMIT], dtype=torch.float32, device=self.device)
+        self._rng = torch.Generator(self.device)
+        draws = [task.draw_friction(episode_rng(cfg.seed, i)) for i in range(cfg.num_envs)]
+        self._frictions = torch.tensor(draws, dtype=torch.float64, device=self.device)
+        self.model = build_model(task.things(), cfg.cameras, cfg.light)
+        self.scene = scene_hash(self.model)
+        self._substeps = round(task.step_dt / PHYSICS_DT)
+        task_state = [f"last_action[{self.num_actions}]", "episode_length", *task.frictions]
+        self._state_size = mujoco.mj_stateSize(self.model, STATE)
+        self.state_spec = ", ".join([f"mjSTATE_INTEGRATION[{self._state_size}]", *task_state])
+        self.columns = recorded_columns(
+            JOINT_NAMES,
+            task.obs_terms,
+            task.num_actions,
+            len(cfg.cameras),
+            self._state_size + self._task_state().shape[1],
+            task.columns,
+        )
+
+    @classmethod
+    def make(cls, cfg: SimulatorCfg) -> MujocoEnv:
+        """See `simulators.load`."""
+        return cls(cfg, load_task(cfg.task))
+
+    def _find_addresses(self) -> None:
+        """Where in MuJoCo's arrays the robot, the task and the cameras are."""
+        model, joints = self.model, (*JOINT_NAMES, *self.task.joints)
+        self._joint_qpos = self._index([model.joint(name).qposadr[0] for name in joints])
+        self._joint_qvel = self._index([model.joint(name).dofadr[0] for name in joints])
+        self._drives = self._index([model.actuator(name).id for name in JOINT_NAMES])
+        self._camera_ids = self._index([model.camera(camera.name).id for camera in self.cameras])
+        self._sites = {name: model.site(name).id for name in (*ARM_SITES, *self.task.sites)}
+        self._friction_geoms = self._index([model.geom(name).id for name in self.task.frictions.values()])
+
+    @abstractmethod
+    def _index(self, numbers: list[int]) -> Any:
+        """`numbers` as the engine's arrays want to be indexed with."""
+
+    @abstractmethod
+    def _take(self, name: str, index: Any) -> torch.Tensor:
+        """A copy of `name[:, index]` of MuJoCo's data, float32."""
+
+    @abstractmethod
+    def _advance(self, target: torch.Tensor) -> torch.Tensor:
+        """Simulate one control step under drive targets (N, 9) rad and m; returns which envs diverged, (N,) bool."""
+
+    @abstractmethod
+    def _reset_physics(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
+        """Put envs `env_ids` (n,) to rest at `joint_pos` (n, 9 + K), drives holding the robot there."""
+
+    @abstractmethod
+    def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
+        """See `CameraEnv.start_capture`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what the simulator holds."""
+
+    def __enter__(self) -> MujocoEnv:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def capture(self, streams: Collection[str] = ()) -> Sample:
+        """See `CameraEnv.capture`."""
+        return self.start_capture(streams)()
+
+    def reset(self, seed: int) -> TensorDict:
+        """See `CameraEnv.reset`."""
+        numbers = len(JOINT_NAMES) + len(self.task.joints)
+        uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
+        self._rng.manual_seed(seed % 2**63)
+        env_ids = torch.arange(self.num_envs, device=self.device)
+        self._reset_envs(env_ids, torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
+        return self.get_observations()
+
+    def get_observations(self) -> TensorDict:
+        """See `CameraEnv.get_observations`."""
+        return TensorDict({"policy": self._obs}, batch_size=[self.num_envs])
+
+    def succeeded(self) -> torch.Tensor:
+        """See `CameraEnv.succeeded`."""
+        return self.task.succeeded(self._state)
+
+    def action_for_target(self, joint_pos_target: torch.Tensor) -> torch.Tensor:
+        """See `CameraEnv.action_for_target`."""
+        return self.task.action_for_target(joint_pos_target)
+
+    def episode_info(self) -> list[dict[str, Any]]:
+        """See `CameraEnv.episode_info`: nothing varies yet."""
+        return [{} for _ in range(self.num_envs)]
+
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """See `CameraEnv.step`. extras["log"] holds "success_rate" of the episodes that ended in this step."""
+        target = self.task.joint_pos_target(actions)
+        diverged = self._advance(target) | ~(actions.abs() <= MAX_VALUE).all(dim=1)
+        self.episode_length_buf += 1
+        self._state = self._read_state()
+        reward = self.task.reward(self._state, actions, self._last_action).masked_fill(diverged, 0.0)
+        terminated = diverged | self.task.terminated(self._state)
+        time_outs = ~terminated & (self.episode_length_buf >= self.max_episode_length)
+        dones = terminated | time_outs
+        extras: dict[str, Any] = {"time_outs": time_outs, "diverged": diverged, "joint_pos_target": target}
+        self._last_action.copy_(actions)  # in place: a tensor born in inference mode could not be reset outside it
+        if dones.any():
+            env_ids = dones.nonzero()[:, 0]
+            extras["log"] = {"success_rate": self.succeeded()[env_ids].float().mean().item()}
+            numbers = len(JOINT_NAMES) + len(self.task.joints)
+            uniform = torch.rand(len(env_ids), numbers, generator=self._rng, device=self.device) * 2 - 1
+            self._reset_envs(env_ids, uniform)
+        else:
+            self._obs = self.task.observations(self._state, self._last_action)
+        return self.get_observations(), reward, dones, extras
+
+    def _reset_envs(self, env_ids: torch.Tensor, uniform: torch.Tensor) -> None:
+        joint_pos = self.task.initial_joint_pos(uniform)
+        joint_pos[:, : len(JOINT_NAMES)] = joint_pos[:, : len(JOINT_NAMES)].clamp(*self._joint_range.T)
+        self._reset_physics(env_ids, joint_pos)
+        self.episode_length_buf[env_ids] = 0
+        self._last_action[env_ids] = 0
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._state = self._read_state()
+        self._obs = self.task.observations(self._state, self._last_action)
+
+    def _read_state(self) -> SceneState:
+        """The present state; copies."""
+        joint_pos, joint_vel = self._take("qpos", self._joint_qpos), self._take("qvel", self._joint_qvel)
+        asked = self._take("ctrl", self._drives)
+        site_pos = {name: self._take("site_xpos", index) for name, index in self._sites.items()}
+        robot = len(JOINT_NAMES)
+        return SceneState(
+            joint_pos=joint_pos[:, :robot],
+            joint_vel=joint_vel[:, :robot],
+            joint_effort=self._drive_effort(asked, joint_pos[:, :robot], joint_vel[:, :robot]),
+            tcp_pos=site_pos["tcp"],
+            tcp_rot=self._take("site_xmat", self._sites["tcp"]).view(-1, 3, 3),
+            left_finger_pos=site_pos["leftfinger"],
+            right_finger_pos=site_pos["rightfinger"],
+            task_joint_pos=joint_pos[:, robot:],
+            task_joint_vel=joint_vel[:, robot:],
+            site_pos=site_pos,
+        )
+
+    def _drive_effort(self, asked: torch.Tensor, joint_pos: torch.Tensor, joint_vel: torch.Tensor) -> torch.Tensor:
+        """What position drives apply, (N, 9) N m, fingers N: MuJoCo's own formula, so that a state gives it anew."""
+        stiffness, damping, limit = self._drive_constants
+        return (stiffness * (asked - joint_pos) - damping * joint_vel).clamp(-limit, limit)
+
+    def _rows(self) -> dict[str, torch.Tensor]:
+        """The columns of a sample that do not come from the engine, by name."""
+        state = self._state
+        return {
+            "proprio": self._obs,
+            "joint_pos": state.joint_pos,
+            "joint_vel": state.joint_vel,
+            "joint_effort": state.joint_effort,
+            "ee_position": state.tcp_pos,
+            "ee_rotation": quat_xyzw(state.tcp_rot),
+            **self.task.rows(state),
+            "success": self.task.succeeded(state),
+        }
+
+    def _task_state(self) -> torch.Tensor:
+        """What `state_spec` names after the physics' state, (N, A + 1 + number of frictions) float64."""
+        return torch.cat(
+            [self._last_action.double(), self.episode_length_buf[:, None].double(), self._frictions], dim=1
+        )
+
+    def _set_task_state(self, values: torch.Tensor) -> None:
+        self._last_action.copy_(values[:, : self.num_actions])
+        self.episode_length_buf.copy_(values[:, self.num_actions])
+        self._frictions = values[:, self.num_actions + 1 :].clone()
+
+
+def quat_xyzw(rotation: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices (N, 3, 3) as unit quaternions x, y, z, w with w >= 0, (N, 4) float32.
+
+    Shepperd's method (1978): 4 q_i q_j of all pairs are sums of the matrix' elements; the row of the largest q_i^2 is
+    the quaternion but for its length.
+    """
+    m = rotation.double()
+    xy, xz, yz = m[:, 0, 1] + m[:, 1, 0], m[:, 0, 2] + m[:, 2, 0], m[:, 1, 2] + m[:, 2, 1]
+    wx, wy, wz = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
+    x, y, z = m.diagonal(dim1=1, dim2=2).unbind(1)
+    rows = [
+        torch.stack([1 + x - y - z, xy, xz, wx], 1), torch.stack([xy, 1 - x + y - z, yz, wy], 1),
+        torch.stack([xz, yz, 1 - x - y + z, wz], 1), torch.stack([wx, wy, wz, 1 + x + y + z], 1),
+    ]  # fmt: skip
+    products = torch.stack(rows, 1)
+    largest = products.diagonal(dim1=1, dim2=2).argmax(1)
+    quat = torch.nn.functional.normalize(products[torch.arange(len(m), device=m.device), largest], dim=1)
+    return torch.where(quat[:, 3:] < 0, -quat, quat).float()
