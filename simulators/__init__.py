@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from simulators.cameras import CameraCfg
-from vpl.columns import Column, Stream
+from vpl.columns import Column, Stream, SuccessRule
 
 if TYPE_CHECKING:
     import torch
@@ -30,20 +30,6 @@ TASKS: dict[str, str] = {
     "Isaac-Open-Drawer-Franka-Play-v0": "simulators.tasks.open_drawer:OpenDrawer",
 }
 """Tasks of the embedded simulators by name, as module:Class; any other module:Class is a task of the user's own."""
-
-
-@dataclass(frozen=True)
-class SuccessRule:
-    """Success that one number decides."""
-
-    column: str
-    comparison: str
-    """">=" or "<="."""
-    threshold: float
-
-    def holds(self, values: Any) -> Any:
-        """Whether values (N,) of the column mean success, (N,) bool; numpy's or torch's."""
-        return values >= self.threshold if self.comparison == ">=" else values <= self.threshold
 
 
 class TaskSpec(Protocol):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from simulators import SuccessRule
 from simulators.tasks import SceneState, Task
 from simulators.things import Body, Geom, Joint, Site
-from vpl.columns import Column, Role
+from vpl.columns import Column, Role, SuccessRule
 
 HOME = (0.0, -0.3, 0.0, -2.5, 0.0, 2.2, 0.785, 0.0, 0.0)
 START_X, GOAL_X = 0.62, 0.57

@@ -1,21 +1,22 @@
-"""How recorded data is declared: what a column of an episode is to somebody who trains on it.
+"""How recorded data is declared: the columns of an episode, the image streams of its cameras, and success.
 
-    Column(("T", "J"), "float32", Role.STATE, "rad, fingers m", "joint positions")
+    Column((9,), "float32", Role.STATE, "rad, fingers m", "joint positions", names=JOINT_NAMES)
 
-Readers go by this, not by names of their own: exports, statistics, the report and the checks.
+A simulator and its task declare what they record. The saver writes exactly that, with each declaration beside its data,
+and whatever reads a dataset goes by what the files declare. Only numpy's names of types are used here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 
 class Role(str, Enum):
     """What a column is to somebody who trains on it."""
 
-    IMAGE = "image"
-    """What the cameras saw."""
     STATE = "state"
     """What the robot itself feels: it may be a student's input."""
     ACTION = "action"
@@ -23,25 +24,57 @@ class Role(str, Enum):
     PRIVILEGED = "privileged"
     """What only a simulator knows, such as the pose of an object."""
     METRIC = "metric"
-    """How the episode goes: reward, time."""
+    """How the episode goes: reward, success, time."""
     CALIBRATION = "calibration"
     """Where the cameras are and how they project."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One dataset of an episode's HDF5."""
+    """One row of numbers per control step and env."""
 
-    shape: tuple[str | int, ...]
-    """Letters stand for sizes that differ from file to file: T rows, C cameras, J joints, ..."""
+    shape: tuple[int | str, ...]
+    """Of one env's row; () is a single number. Letters stand for sizes that differ from file to file."""
     dtype: str
     role: Role
     unit: str
     """SI; "1" for what has none, "mixed" where elements differ."""
     meaning: str
-    optional: bool = False
-    """Whether it is absent where the task has no such thing."""
+    names: tuple[str, ...] = ()
+    """Of the row's elements, where they have names."""
     in_state: bool = False
     """Whether `sim_state` of the same row holds the same numbers, in the same order."""
     observed_as: str = ""
     """The term of the policy's observation that is this column less a constant; "": there is none."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of image that every camera gives."""
+
+    dtype: str
+    channels: int
+    """1: the images are (H, W), else (H, W, channels)."""
+    meaning: str
+
+
+STREAMS: Mapping[str, Stream] = {
+    "color": Stream("uint8", 3, "RGB images, lossless"),
+    "depth": Stream("uint16", 1, "distance along the optical axis in millimetres; 0 where nothing was hit"),
+    "segmentation": Stream("uint8", 1, "id of what is seen"),
+}
+"""All that a simulator may have; which of them it has is `CameraEnv.streams`."""
+
+
+@dataclass(frozen=True)
+class SuccessRule:
+    """Success that one number decides."""
+
+    column: str
+    comparison: str
+    """">=" or "<="."""
+    threshold: float
+
+    def holds(self, values: Any) -> Any:
+        """Whether values (N,) of the column mean success, (N,) bool; numpy's or torch's."""
+        return values >= self.threshold if self.comparison == ">=" else values <= self.threshold

@@ -1,71 +1,56 @@
-"""The format of an episode's HDF5: its columns, each with what it is to a reader, and its attributes.
+"""The format of an episode's HDF5: its attributes, its columns, and how these are declared beside their data.
 
     with h5py.File(path) as h5:
         state = [name for name, column in declared(h5).items() if column.role is Role.STATE]
 
-vpl_saver.py describes the format as a whole.
+Files of version 1 declare nothing: their columns are those of KNOWN. vpl_saver.py describes the format as a whole.
 """
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
 
 import h5py
 import numpy as np
 
 from vpl.columns import Column, Role
 
-FORMAT_VERSION = 1
-SCHEMA: dict[str, Column] = {
-    "color": Column(
-        ("T", "C", "H", "W", 3), "uint8", Role.IMAGE, "1", "RGB images, lossless; camera names in attribute `names`"
-    ),
-    "action": Column(
-        ("T", "A"), "float32", Role.ACTION, "1", "the policy's output at row t, exactly as given to `env.step`"
-    ),
-    "joint_pos_target": Column(
-        ("T", "J"), "float32", Role.ACTION, "rad, fingers m", "what that action asks of the joint drives (rad, m)"
-    ),
-    "proprio": Column(
-        ("T", "O"), "float32", Role.PRIVILEGED, "mixed",
-        "the observation that the policy saw; its slices in attribute `terms`",
-    ),
-    "intrinsics": Column(
-        ("C", 3, 3), "float64", Role.CALIBRATION, "px",
-        "pinhole K in pixels; (0, 0) is the top-left pixel's outer corner",
-    ),
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+TIMESTAMPS = Column((), "float64", Role.METRIC, "s", "time since the episode's start")
+"""What the saver itself adds to each row."""
+FRAME_STEP = Column((), "int64", Role.METRIC, "1", "the control step of the row; in `full_rate/`")
+COLOR = Column(("C", "H", "W", 3), "uint8", Role.STATE, "1", "RGB images, lossless; cameras in attribute `names`")
+INTRINSICS = Column(
+    (3, 3), "float64", Role.CALIBRATION, "px", "pinhole K of each camera; (0, 0) is the top-left pixel's outer corner"
+)
+"""One for each camera, not for each row."""
+
+_STATE, _ACTION, _METRIC, _PRIVILEGED = Role.STATE, Role.ACTION, Role.METRIC, Role.PRIVILEGED
+_JOINTS: tuple[tuple[str], str] = (("J",), "float32")
+KNOWN: dict[str, Column] = {
+    "action": Column(("A",), "float32", _ACTION, "1", "the policy's answer to this row"),
+    "joint_pos_target": Column(*_JOINTS, _ACTION, "rad, fingers m", "joint positions that the action asks for"),
+    "proprio": Column(("O",), "float32", _PRIVILEGED, "mixed", "the observation that the policy saw"),
+    "joint_pos": Column(*_JOINTS, _STATE, "rad, fingers m", "joint positions", (), True, "joint_pos_rel"),
+    "joint_vel": Column(*_JOINTS, _STATE, "rad/s, fingers m/s", "joint velocities", (), True, "joint_vel_rel"),
+    "joint_effort": Column(*_JOINTS, _STATE, "N m, fingers N", "what the drives applied in the step before"),
+    "ee_position": Column((3,), "float32", _STATE, "m", "tool centre point in the env frame", tuple("xyz")),
+    "ee_rotation": Column((4,), "float32", _STATE, "1", "the tool's orientation, a unit quaternion", tuple("xyzw")),
+    "drawer_pos": Column((), "float32", _PRIVILEGED, "m", "the drawer's joint", (), True, "cabinet_joint_pos_rel"),
+    "success": Column((), "bool", _METRIC, "1", "whether the task has succeeded at this instant"),
+    "reward": Column((), "float32", _METRIC, "1", "the task's reward for this row's action"),
+    "timestamps": TIMESTAMPS,
     "extrinsics": Column(
-        ("T", "C", 4, 4), "float64", Role.CALIBRATION, "m",
-        "T_world_cam (camera to world), OpenCV axes: x right, z forward",
+        ("C", 4, 4), "float64", Role.CALIBRATION, "m", "T_world_cam (camera to world), OpenCV axes, env frame"
     ),
-    "joint_pos": Column(
-        ("T", "J"), "float32", Role.STATE, "rad, fingers m", "rad (fingers m); order in attribute `names`",
-        in_state=True, observed_as="joint_pos_rel",
-    ),
-    "joint_vel": Column(
-        ("T", "J"), "float32", Role.STATE, "rad/s, fingers m/s", "rad/s (fingers m/s)",
-        in_state=True, observed_as="joint_vel_rel",
-    ),
-    "ee_position": Column(
-        ("T", 3), "float32", Role.STATE, "m",
-        "tool centre point, panda_hand + 0.1034 m along z, in the env frame (m)", optional=True,
-    ),
-    "ee_rotation": Column(
-        ("T", 4), "float32", Role.STATE, "1", "its unit quaternion x, y, z, w, in the env frame", optional=True
-    ),
-    "drawer_pos": Column(
-        ("T",), "float32", Role.PRIVILEGED, "m", "the drawer's joint (m)",
-        optional=True, in_state=True, observed_as="cabinet_joint_pos_rel",
-    ),
-    "reward": Column(("T",), "float32", Role.METRIC, "1", "the task's reward for row t's action"),
-    "timestamps": Column(("T",), "float64", Role.METRIC, "s", "seconds since the episode's start"),
-    "sim_state": Column(
-        ("T", "S"), "float64", Role.PRIVILEGED, "mixed",
-        "the simulator's complete state; columns in attribute `spec`, the scene's hash in `scene`",
-    ),
-}  # fmt: skip
-LOW_DIM = tuple(name for name in SCHEMA if name not in ("color", "intrinsics"))
-"""Columns that have a row for each control step."""
-OPTIONAL = tuple(name for name, column in SCHEMA.items() if column.optional)
-FRAME_STEP = Column(("T",), "int64", Role.METRIC, "1", "the control step of row t; in `full_rate/`")
+    "sim_state": Column(("S",), "float64", _PRIVILEGED, "mixed", "the simulator's complete state"),
+}
+"""What columns of these names are in version 1, whose files do not say it, and what must go together in any version."""
+OPTIONAL_IN_VERSION_1 = ("ee_position", "ee_rotation", "drawer_pos", "joint_effort", "success")
+
 NUMBER = (np.integer, np.floating)
 ATTRIBUTES: dict[str, tuple[type, ...]] = {
     "format_version": (np.integer,),
@@ -84,18 +69,65 @@ ATTRIBUTES: dict[str, tuple[type, ...]] = {
     "truncated": (np.bool_,),
 }
 """What a file says of itself, and of which types."""
+VERSION_2_ATTRIBUTES: dict[str, tuple[type, ...]] = {"columns": (np.ndarray,), "variation": (str,)}
+"""What a file of version 2 says as well: the names of its columns, in order, and what was drawn for it, JSON."""
 ROW_ATTRIBUTES = ("episode_index", "round", "env_index", "num_frames", "terminated", "truncated")
 """Those that metadata.json repeats of every episode."""
-SUCCESS_ATTRIBUTES: dict[str, tuple[type, ...]] = {
-    "success": (np.bool_,),
+RULE_ATTRIBUTES: dict[str, tuple[type, ...]] = {
     "success_metric": (str,),
+    "success_comparison": (str,),
     "success_threshold": NUMBER,
 }
-"""Absent where the task has no measure of success."""
-OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {"source": (str,), "run": (np.integer,)}
-"""`source` of episodes that were merged or filmed again, `run` where metadata.json lists runs."""
+"""Where one number decides about success: the column, ">=" or "<=" (version 1: always ">="), and what it is held to."""
+OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {
+    "success": (np.bool_,),
+    "source": (str,),
+    "run": (np.integer,),
+    **RULE_ATTRIBUTES,
+}
+"""`success` where the task has a measure of it, `source` of episodes that were merged or filmed again, `run` where
+metadata.json lists runs."""
 
 
-def declared(group: h5py.Group) -> dict[str, Column]:
-    """The columns that a file, or its group `full_rate`, has a row of for each control step, in SCHEMA's order."""
-    return {name: SCHEMA[name] for name in LOW_DIM if name in group}
+def write_declaration(dataset: h5py.Dataset, column: Column) -> None:
+    """Put what `column` says beside its data, as attributes."""
+    dataset.attrs.update(role=column.role.value, unit=column.unit, meaning=column.meaning)
+    if column.names:
+        dataset.attrs["names"] = list(column.names)
+    if column.in_state:
+        dataset.attrs["in_state"] = True
+    if column.observed_as:
+        dataset.attrs["observed_as"] = column.observed_as
+
+
+def column_names(h5: h5py.File) -> list[str]:
+    """The columns that a file says it has, in order; of a file of version 1 those that it has."""
+    if "columns" in h5.attrs:
+        return [str(name) for name in h5.attrs["columns"]]
+    return [name for name in KNOWN if name in h5]
+
+
+def declared(h5: h5py.File, group: h5py.Group | None = None) -> dict[str, Column]:
+    """The columns of a file, or of its `group` full_rate, in order; images and intrinsics are none."""
+    group = h5 if group is None else group
+    return {name: _read_declaration(name, group[name]) for name in column_names(h5) if name in group}
+
+
+def _read_declaration(name: str, dataset: h5py.Dataset) -> Column:
+    attrs: Mapping[str, Any] = dataset.attrs
+    shape, dtype = dataset.shape[1:], str(dataset.dtype)
+    if "role" in attrs:
+        return Column(
+            shape, dtype, Role(attrs["role"]), str(attrs["unit"]), str(attrs["meaning"]),
+            tuple(map(str, attrs.get("names", ()))), bool(attrs.get("in_state", False)),
+            str(attrs.get("observed_as", "")),
+        )  # fmt: skip
+    known = KNOWN[name]
+    names = tuple(map(str, attrs.get("names", ()))) or _names_of_terms(attrs) or known.names
+    return Column(shape, dtype, known.role, known.unit, known.meaning, names, known.in_state, known.observed_as)
+
+
+def _names_of_terms(attrs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Of the observation's elements, by the slices in the attribute `terms`."""
+    terms = json.loads(attrs["terms"]) if "terms" in attrs else {}
+    return tuple(f"{term}_{i}" for term, (start, end) in terms.items() for i in range(end - start))

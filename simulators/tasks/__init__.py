@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from simulators import TASKS, SuccessRule
+from simulators import TASKS
 from simulators.things import Body
-from vpl.columns import Column
+from vpl.columns import Column, SuccessRule
 
 
 @dataclass(frozen=True)

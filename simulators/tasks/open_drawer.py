@@ -12,10 +12,9 @@ import functools
 import numpy as np
 import torch
 
-from simulators import SuccessRule
 from simulators.tasks import SceneState, Task
 from simulators.things import Body, Geom, Joint, Site, Vector
-from vpl.columns import Column, Role
+from vpl.columns import Column, Role, SuccessRule
 
 DEFAULT_JOINT_POS = (0.0, -0.569, 0.0, -2.810, 0.0, 3.037, 0.741, 0.04, 0.04)  # isaaclab_assets/robots/franka.py:33-39
 RESET_JOINT_OFFSET = 0.1  # cfg:187-196: all nine joints, uniform, then clamped to their range
