@@ -13,14 +13,13 @@ import json
 import os
 import sys
 import webbrowser
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 from vpl.checks import validate
 from vpl.episode import all_episode_folders, final_metric, without_damaged
-from vpl.files import exit_on_stop_signals, published, run
+from vpl.files import check_outside, exit_on_stop_signals, published, run
 from vpl.format import SCHEMA
 from vpl.merge import merge
 from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
@@ -62,17 +61,6 @@ def own_bytes(episode: Episode) -> int:
     """Size of the episode's own files; others may lie in its folder."""
     videos = [episode.video(camera) for camera in range(len(episode.camera_names))]
     return sum(file.stat().st_size for file in (Path(episode.h5.filename), *videos) if file.exists())
-
-
-def check_outside(output: Path, datasets: Iterable[Path]) -> None:
-    """Refuse to write into a dataset that is read.
-
-    Raises:
-        ValueError: `output` lies in one.
-    """
-    for dataset in datasets:
-        if dataset.resolve() in output.resolve().parents:
-            raise ValueError(f"--output {output} lies in {dataset}, which is read; give a place outside of it")
 
 
 def main(argv: list[str] | None = None) -> int:

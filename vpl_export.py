@@ -35,11 +35,11 @@ from tqdm import tqdm
 
 from vpl.columns import Role
 from vpl.episode import all_episode_folders, without_damaged
-from vpl.files import exit_on_stop_signals, published, read_json, run
+from vpl.files import check_outside, exit_on_stop_signals, published, read_json, run
 from vpl.format import SCHEMA, SUCCESS_ATTRIBUTES
 from vpl.lerobot import RecordedVideos, VideoError, create_writer
+from vpl.reader import Episode, episode_folders, load_episode
 from vpl.stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
-from vpl_dataset import Episode, check_outside, episode_folders, load_episode
 
 
 @dataclass(frozen=True)

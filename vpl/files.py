@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -294,3 +294,14 @@ def _send_nowhere(output: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, output)
     os.close(nowhere)
+
+
+def check_outside(output: Path, datasets: Iterable[Path]) -> None:
+    """Refuse to write into a dataset that is read.
+
+    Raises:
+        ValueError: `output` lies in one.
+    """
+    for dataset in datasets:
+        if dataset.resolve() in output.resolve().parents:
+            raise ValueError(f"--output {output} lies in {dataset}, which is read; give a place outside of it")
