@@ -2,12 +2,11 @@
 
     python collect_tiled_with_checkpoint.py --num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera
 
-Every episode becomes one MP4 a camera and one HDF5; vpl_saver.py says what is in them.
+Every episode becomes one MP4 per camera and one HDF5; vpl_saver.py says what is in them.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import resource
@@ -26,12 +25,15 @@ import torch
 from tqdm import tqdm
 
 from checks.self_check import self_check, table
-from flags.collect import camera_rows, checkpoint_row, parse_args, versions
-from policies.rsl_rl import CheckpointPolicy
-from simulators import DrawerEnv, SimulatorCfg, SimulatorError, load, round_seed
+from flags import FlagError, refuse
+from flags.collect import CollectFlags, Job, parse_flags, prepare
+from flags.recorded import arguments, camera_rows, checkpoint_row, versions
+from policies import Policy
+from simulators import CameraEnv, SimulatorCfg, SimulatorError, load, options
+from simulators.recorded import OF_ANY_ARM
+from simulators.seeds import round_seed
 from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopSignal, at_free_name, ignore_stop_signals, run
-from vpl.format import OPTIONAL
 from vpl.round import said_of
 from vpl.runs import continue_runs, describe_run, differences, recorded_runs
 from vpl.usable_cores import usable_cores
@@ -40,129 +42,137 @@ from vpl_saver import VPLSaver
 SELF_CHECK_ENVS = 4
 MOST_THREADS = 2
 """With more writers than this, processes are faster than threads (benchmarks/README.md)."""
+FROM_STEP = ("action", "joint_pos_target", "reward")
+"""Columns that come of the action, which a sample does not have."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv, __doc__)
     try:
-        return collect_dataset(args)
+        return collect_dataset(prepare(parse_flags(argv, __doc__)))
     except KeyboardInterrupt:
         print("left at once: the episodes published so far are whole", file=sys.stderr)
         return 128 + signal.SIGINT
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except FlagError as error:
+        refuse(error)
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-class InputError(ValueError):
-    """A flag does not fit the task, which only the simulator knows; one line that names the remedy."""
-
-
-def collect_dataset(args: argparse.Namespace) -> int:
-    """Build policy, simulator and saver, collect, and say what came out."""
+def collect_dataset(job: Job) -> int:
+    """Build simulator and saver, collect, and say what came out."""
+    flags, policy = job.flags, job.policy
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # an open HDF5 an env
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # one open HDF5 per env
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
-    print(f"simulator   {args.simulator}{args.simulator_reason}", flush=True)
-    print(f"checkpoint  {args.checkpoint} ({args.policy.layout}, iteration {args.policy.iteration})", flush=True)
-    print(f"activation  {args.policy.settings}", flush=True)
-    if args.self_check:
-        return check_machine(args)
-    with load(args.simulator)(simulator_cfg(args)) as env:
+    print(f"simulator   {flags.simulator}{job.simulator_reason}", flush=True)
+    print(f"checkpoint  {flags.checkpoint} ({policy.layout}, iteration {policy.iteration})", flush=True)
+    print(f"activation  {policy.settings}", flush=True)
+    if flags.self_check:
+        return check_machine(job)
+    with load(flags.simulator, simulator_cfg(job)) as env:
         # now: Kit has set handlers of its own, which would end the process with 0
         stop = StopSignal("ended episodes are being published")
-        check_fit(args, env)
+        check_fit(job, env)
         start = time.monotonic()
-        with open_saver(args, env) as saver:
+        with open_saver(job, env) as saver:
             stop.hurry = saver.give_up
-            print(f"dataset     {saver.cfg.root}", flush=True)
-            if absent := saver.cfg.metadata["not_recorded"]:
-                print(f"left out    {', '.join(absent)}: --task {args.task} has no such thing", flush=True)
-            if saver.cfg.run:
-                runs = saver.cfg.metadata["runs"]
-                changed = "; ".join(differences(runs[0], runs[saver.cfg.run]))
-                print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
+            announce(saver, flags)
             found = total_frames(saver)
-            with progress_bar(args) as bar:
-                collect(env, args.policy.to(env.device), saver, args.num_episodes, args.steps, bar, stop)
+            with progress_bar(flags, len(job.cameras)) as bar:
+                collect(env, policy.to(env.device), saver, flags.num_episodes, flags.steps, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
     if stop.number:
         return 128 + stop.number
     return 1 if saver.dropped else 0
 
 
-def check_machine(args: argparse.Namespace) -> int:
+def check_machine(job: Job) -> int:
     """Try what this machine's simulator and the checkpoint are good for; prints a table, writes a contact sheet."""
-    cfg = replace(simulator_cfg(args), num_envs=min(args.num_envs, SELF_CHECK_ENVS))
-    with load(args.simulator)(cfg) as env, TemporaryDirectory() as folder:
+    flags = job.flags
+    cfg = replace(simulator_cfg(job), num_envs=min(flags.num_envs, SELF_CHECK_ENVS))
+    with load(flags.simulator, cfg) as env, TemporaryDirectory() as folder:
         sheet = Path(folder, "sheet.png")
-        checks = self_check(env, args.policy.to(env.device), sheet)
+        checks = self_check(env, job.policy.to(env.device), sheet)
 
         def keep(picture: Path) -> Path:
             with open(picture, "xb") as file:
                 file.write(sheet.read_bytes())
             return picture
 
-        args.data_root.mkdir(parents=True, exist_ok=True)
-        picture = at_free_name(args.data_root, "self_check", keep, ".png")
+        flags.data_root.mkdir(parents=True, exist_ok=True)
+        picture = at_free_name(flags.data_root, "self_check", keep, ".png")
     print(f"{table(checks)}\npictures    {picture}", flush=True)
     return 0 if all(check.passed for check in checks) else 1
 
 
-def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
+def simulator_cfg(job: Job) -> SimulatorCfg:
     """What the simulator is built from."""
+    flags = job.flags
     return SimulatorCfg(
-        task=args.task, num_envs=args.num_envs, cameras=args.cameras, seed=args.seed, device=args.device,
-        env_spacing=args.env_spacing, headless=args.headless, rendering_mode=args.rendering_mode,
-        kit_args=args.kit_args, rerenders=args.rerenders, samples_per_pixel=args.samples_per_pixel,
-        shadows=args.shadows,
+        task=flags.task, num_envs=flags.num_envs, cameras=job.cameras, seed=flags.seed, device=str(flags.device),
+        options=options(flags.simulator, vars(flags)),
     )  # fmt: skip
 
 
-def check_fit(args: argparse.Namespace, env: DrawerEnv) -> None:
+def check_fit(job: Job, env: CameraEnv) -> None:
     """Refuse what does not fit the task.
 
     Raises:
-        InputError: the checkpoint is another task's, or there is no success to select by.
+        FlagError: the checkpoint is another task's, or there is no success to select by.
     """
-    policy, task = args.policy, env.task
+    policy, task, flags = job.policy, env.task, job.flags
     if (policy.num_obs, policy.num_actions) != (task.num_obs, task.num_actions):
-        raise InputError(
-            f"--checkpoint {args.checkpoint} maps {policy.num_obs} observations to {policy.num_actions} actions, "
-            f"--task {args.task} needs {task.num_obs} and {task.num_actions}; give a checkpoint of this task"
+        raise FlagError(
+            f"--checkpoint {flags.checkpoint} maps {policy.num_obs} observations to {policy.num_actions} actions, "
+            f"--task {flags.task} needs {task.num_obs} and {task.num_actions}; give a checkpoint of this task"
         )
-    if task.success_metric is None and args.only_success:
-        raise InputError(f"--only_success: --task {args.task} has no measure of success; leave it out")
+    if "success" not in env.columns and flags.only_success:
+        raise FlagError(f"--only_success: --task {flags.task} has no measure of success; leave it out")
+
+
+def announce(saver: VPLSaver, flags: CollectFlags) -> None:
+    """Say where the dataset is, and what is to be known of it beforehand."""
+    print(f"dataset     {saver.cfg.root}", flush=True)
+    if absent := saver.cfg.metadata["not_recorded"]:
+        print(f"left out    {', '.join(absent)}: --task {flags.task} has no such thing", flush=True)
+    if saver.cfg.run:
+        runs = saver.cfg.metadata["runs"]
+        changed = "; ".join(differences(runs[0], runs[saver.cfg.run]))
+        print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
 
 
 def collect(
-    env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, rounds: int, steps: int, bar: tqdm, stop: StopSignal
+    env: CameraEnv, policy: Policy, saver: VPLSaver, rounds: int, steps: int, bar: tqdm, stop: StopSignal
 ) -> None:
     """Run `rounds` rounds of at most `steps` control steps; store every step of each env's first episode in each.
 
     Episodes that are on disk already are simulated along, so that the others come out as they would have.
     """
+    everyone = torch.arange(env.num_envs, device=env.device)
     for round_index in range(rounds):
-        recording = saver.begin_round(round_index)
-        if not recording.any():
+        if all_on_disk(saver, round_index):
             continue
         obs = env.reset(round_seed(saver.cfg.seed, round_index))
+        policy.reset(everyone)
+        recording = saver.begin_round(round_index, env.episode_info())
         in_hand: tuple[Any, ...] | None = None
         for step in range(steps):
             if stop.number:
                 return
+            wanted = saver.wants_images(step)
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
-                finish_capture = env.start_capture(render=saver.wants_images(step))
+                finish_capture = env.start_capture({*(saver.cfg.streams if wanted else ()), *policy.needs})
                 if in_hand:  # the last step, while a GPU draws this one
                     recording = without(recording, saver.store(*in_hand))
-                action = policy(obs["policy"])
+                sample = finish_capture() if policy.needs else None
+                action = policy.act(sample, obs)
                 obs, reward, dones, extras = env.step(action)
-                sample = finish_capture()
-            in_hand = (sample, *map(to_numpy, (action, extras["joint_pos_target"], reward)), recording)
+                sample = sample or finish_capture()
+            of_step = (action, extras["joint_pos_target"], reward)
+            columns = {**sample.columns, **dict(zip(FROM_STEP, map(to_numpy, of_step), strict=True))}
+            in_hand = (columns, sample.images if wanted else {}, recording)
             done = recording & to_numpy(dones).astype(bool)
             ended = recording if step == steps - 1 else done
             if ended.any():
@@ -172,12 +182,17 @@ def collect(
                 diverged = recording & to_numpy(extras["diverged"])
                 recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
                 saver.end_episodes(ended & recording, terminated, ended & ~terminated)
-            show_progress(bar, saver, 0 if sample.color is None else int(recording.sum()) * len(env.cameras))
+            show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if wanted else 0)
             recording = recording & ~ended
             if not recording.any():
                 break
         if bar.disable:
             print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
+
+
+def all_on_disk(saver: VPLSaver, round_index: int) -> bool:
+    """Whether nothing of a round is missing."""
+    return sum(row["round"] == round_index for row in saver.episodes) == saver.cfg.num_envs
 
 
 def without(recording: np.ndarray, dropped: list[dict[str, Any]]) -> np.ndarray:
@@ -192,54 +207,55 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.cpu().numpy()
 
 
-def open_saver(args: argparse.Namespace, env: DrawerEnv) -> VPLSaver:
+def open_saver(job: Job, env: CameraEnv) -> VPLSaver:
     """The saver of a new dataset, or of the one to resume."""
-    if args.resume:
-        return VPLSaver(dataset_cfg(args, env, args.resume), resume=True)
-    task = re.sub(r"[^\w.+-]", "_", args.task)  # Gymnasium's names may hold / and :
-    name = f"{task}_{args.sim_or_real}_{args.robot_name}"
-    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(args, env, root)))
+    flags = job.flags
+    if flags.resume:
+        return VPLSaver(dataset_cfg(job, env, flags.resume), resume=True)
+    task = re.sub(r"[^\w.+-]", "_", flags.task)  # Gymnasium's names may hold / and :
+    name = f"{task}_{flags.sim_or_real}_{flags.robot_name}"
+    return at_free_name(flags.data_root, name, lambda root: VPLSaver(dataset_cfg(job, env, root)))
 
 
-def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> DatasetCfg:
+def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
     """The description of the dataset in the folder `root`."""
-    task = env.task
-    workers = min(args.num_envs, args.writer_workers or min(usable_cores(), 16))
-    present = describe_run(versions(env), args.given, checkpoint_row(args.checkpoint, args.policy))
-    runs, run = continue_runs(recorded_runs(args.recorded), present)
+    flags, task = job.flags, env.task
+    instruction = task.language_instruction if flags.language_instruction is None else flags.language_instruction
+    workers = min(flags.num_envs, flags.writer_workers or min(usable_cores(), 16))
+    present = describe_run(versions(env), arguments(flags), checkpoint_row(flags.checkpoint, job.policy))
+    runs, run = continue_runs(recorded_runs(job.recorded), present)
     return DatasetCfg(
         root=root,
-        task=args.task,
-        simulator=args.simulator,
-        num_envs=args.num_envs,
-        steps=args.steps,
+        task=flags.task,
+        simulator=flags.simulator,
+        num_envs=flags.num_envs,
+        steps=flags.steps,
         step_dt=env.step_dt,
-        width=args.width,
-        height=args.height,
-        camera_names=tuple(camera.name for camera in args.cameras),
-        intrinsics=np.stack([camera.intrinsics for camera in args.cameras]),
-        joint_names=env.joint_names,
+        width=flags.width,
+        height=flags.height,
+        camera_names=tuple(camera.name for camera in job.cameras),
+        intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
+        columns=env.columns,
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,
         run=run,
-        seed=args.seed,
-        success_metric=task.success_metric,
-        success_threshold=task.success_threshold,
-        language_instruction=task.language_instruction,
-        video_interval=args.video_interval,
-        fps=args.fps,
-        only_success=args.only_success,
-        compress=args.compress == "gzip",
+        seed=flags.seed,
+        success_rule=task.success_rule,
+        language_instruction=instruction,
+        video_interval=flags.video_interval,
+        fps=flags.fps,
+        only_success=flags.only_success,
+        compress=flags.compress == "gzip",
         writer_workers=workers,
-        use_processes=args.writer == "processes" or (args.writer == "auto" and workers > MOST_THREADS),
+        use_processes=flags.writer == "processes" or (flags.writer == "auto" and workers > MOST_THREADS),
         metadata={
-            "arguments": args.given,
+            "arguments": arguments(flags),
             "checkpoint": runs[0]["checkpoint"],
             "versions": runs[0]["versions"],
             "runs": runs,
-            "cameras": camera_rows(args.cameras),
-            "not_recorded": not_recorded(env),
+            "cameras": camera_rows(job.cameras),
+            "not_recorded": [name for name in OF_ANY_ARM if name not in env.columns],
             "conventions": {
                 "units": "m, rad, s", "quaternions": "x, y, z, w", "world": "the env's own origin, at the robot's base",
                 "extrinsics": "camera to world, OpenCV camera axes",
@@ -249,17 +265,10 @@ def dataset_cfg(args: argparse.Namespace, env: DrawerEnv, root: Path) -> Dataset
     )  # fmt: skip
 
 
-def not_recorded(env: DrawerEnv) -> list[str]:
-    """What the format has and this task has not."""
-    sample = env.capture(render=False)
-    columns = [name for name in OPTIONAL if getattr(sample, name) is None]
-    return columns if env.task.success_metric else [*columns, "success"]
-
-
-def progress_bar(args: argparse.Namespace) -> tqdm:
+def progress_bar(flags: CollectFlags, num_cameras: int) -> tqdm:
     """Counts frames; silent where the output is not a terminal."""
-    rows = -(-args.steps // args.video_interval)
-    total = args.num_episodes * args.num_envs * rows * len(args.cameras)
+    rows = -(-flags.steps // flags.video_interval)
+    total = flags.num_episodes * flags.num_envs * rows * num_cameras
     layout = "{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} frames, {rate_fmt}{postfix}, {remaining} left"
     return tqdm(total=total, unit=" frames", disable=None, bar_format=layout, smoothing=0.1, postfix="0 episodes")
 
@@ -271,7 +280,7 @@ def show_progress(bar: tqdm, saver: VPLSaver, frames: int) -> None:
 
 def episode_counts(saver: VPLSaver) -> str:
     episodes = list(saver.episodes)
-    successes = f", {sum(row['success'] for row in episodes)} successful" if saver.cfg.success_metric else ""
+    successes = f", {sum(row['success'] for row in episodes)} successful" if "success" in saver.cfg.columns else ""
     return f"{len(episodes)} episodes{successes}"
 
 
@@ -284,7 +293,7 @@ def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
     """What was collected beside the `found` frames, where it is and what to type next."""
     root, frames = saver.cfg.root, total_frames(saver)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if saver.cfg.success_metric else ""
+    rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if "success" in saver.cfg.columns else ""
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
     if saver.dropped:
         print(f"left out    {len(saver.dropped)} episodes, under dropped in metadata.json; --resume tries them again")

@@ -18,9 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vpl.checks import validate
-from vpl.episode import all_episode_folders, final_metric, without_damaged
+from vpl.episode import all_episode_folders, final_value, without_damaged
 from vpl.files import check_outside, exit_on_stop_signals, published, run
-from vpl.format import SCHEMA
 from vpl.merge import merge
 from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
 from vpl.report import serve, write_report
@@ -38,7 +37,8 @@ def info(folders: list[Path]) -> None:
         with load_episode(folder) as episode:
             attrs, folder_size = episode.attrs, own_bytes(episode)
             metric = attrs.get("success_metric")
-            measured = f"{final_metric(episode.h5, metric):.3f} {SCHEMA[metric].unit}" if metric else "-"
+            unit = episode.declared[metric].unit if metric else ""
+            measured = f"{final_value(episode.h5, metric):.3f} {unit}" if metric else "-"
             last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
         success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
@@ -53,7 +53,8 @@ def info(folders: list[Path]) -> None:
     print(f"\n{len(folders)} episodes{rate}; {frames} rows, {seconds:.0f} s, ", end="")
     print(f"{size / 1e6:.0f} MB; {last['task']} on {last['simulator']}")
     if metric:
-        print(f"success is {metric} of at least {last['success_threshold']:g} {SCHEMA[metric].unit} at the end")
+        most = "at most" if last.get("success_comparison") == "<=" else "at least"
+        print(f"success is {metric} of {most} {last['success_threshold']:g} {unit} at the end")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
 
 

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from vpl.columns import Role
 from vpl.episode import all_episode_folders, without_damaged
 from vpl.files import check_outside, exit_on_stop_signals, published, read_json, run
-from vpl.format import SCHEMA, SUCCESS_ATTRIBUTES
+from vpl.format import RULE_ATTRIBUTES
 from vpl.lerobot import RecordedVideos, VideoError, create_writer
 from vpl.reader import Episode, episode_folders, load_episode
 from vpl.stats import check_split_is_complete, column_stats, split_folders, split_lists, succeeded
@@ -64,7 +64,7 @@ class Export:
     """Whether what only a simulator knows goes along."""
 
     def columns(self, episode: Episode) -> list[str]:
-        """What goes along besides images, calibration, the action and the reward, in SCHEMA's order."""
+        """What goes along besides images, calibration, the action and the reward, in the file's order."""
         known = episode.columns(Role.PRIVILEGED) if self.privileged else []
         return [*episode.columns(Role.STATE), *(name for name in known if name != "sim_state")]
 
@@ -73,8 +73,9 @@ class Export:
         with load_episode(self.folders[0]) as first:
             columns: dict[str, Any] = {
                 name: {
-                    "role": SCHEMA[name].role.value,
-                    "meaning": SCHEMA[name].meaning,
+                    "role": first.declared[name].role.value,
+                    "meaning": first.declared[name].meaning,
+                    "unit": first.declared[name].unit,
                     "names": first.element_names(name),
                 }
                 for name in (self.action, *self.columns(first), "reward")
@@ -85,7 +86,7 @@ class Export:
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
-                "columns": columns | {"extrinsics": {"meaning": SCHEMA["extrinsics"].meaning}},
+                "columns": columns | {"extrinsics": {"meaning": first.declared["extrinsics"].meaning}},
                 "cameras": [
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
@@ -131,7 +132,8 @@ def export_robomimic(export: Export, output: Path) -> None:
                 copy_frames(episode, camera, demo["obs"], f"{camera_name}_image")
                 demo[f"camera_poses/{camera_name}"] = episode["extrinsics"][:, camera]
             demo.attrs.update(num_samples=len(actions), source=episode.folder.name)
-            demo.attrs.update({key: episode.attrs[key] for key in SUCCESS_ATTRIBUTES if key in episode.attrs})
+            told = ("success", *RULE_ATTRIBUTES)
+            demo.attrs.update({key: episode.attrs[key] for key in told if key in episode.attrs})
         for name, mask in (("train", "train"), ("val", "valid")):
             if name in export.lists:
                 file[f"mask/{mask}"] = np.array([f"demo_{i}" for i in export.lists[name]], "S")

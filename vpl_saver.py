@@ -1,36 +1,45 @@
-"""Writes a visuomotor-policy-learning (VPL) dataset: one MP4 a camera and one HDF5 an episode, published whole.
+"""Writes a visuomotor-policy-learning (VPL) dataset: one MP4 per camera and one HDF5 per episode, published whole.
 
     with VPLSaver(cfg) as saver:
         saver.begin_round(0)
-        saver.store(sample, action, joint_pos_target, reward, recording)     # once a control step
+        saver.store(columns, images, recording)                              # once per control step
         saver.end_episodes(ended, terminated, truncated)
 
 vpl/round.py says what is refused, and which episodes are dropped: those in which a number is not finite.
 
-Dataset format, version 1
+Dataset format, version 2
 -------------------------
     <data_root>/<task>_<sim_or_real>_<robot_name>_<YYYYMMDD_HHMMSS>/
-        metadata.json                          derived from the episodes: runs, arguments, cameras, a row an episode
-        episode_000/episode_000.h5             the table SCHEMA of vpl/format.py
+        metadata.json                          derived from the episodes: runs, arguments, cameras, one row per episode
+        episode_000/episode_000.h5             what follows
         episode_000/camera_0/episode_000.mp4   H.264 yuv420p of `color[:, 0]`, not rescaled, index up front, BT.709
         failed/episode_007/...                 with --only_success: the episodes without success
         .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
 
-T rows, C cameras, J joints, O observations, A actions. Row t holds the image and state that the policy saw, the action
-that it answered, and that action's reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w.
-`color` is chunked by frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it.
-`--video_interval k` keeps every k-th row and adds the group `full_rate/`: all datasets but `color` and `intrinsics` at
-every control step, and `frame_step` (T,) int64, the control step of each row.
+T rows, C cameras. Row t holds the image and state that the policy saw, the action that it answered, and that action's
+reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w. `color` (T, C, H, W, 3) is chunked by
+frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it. `intrinsics` (C, 3, 3) are one
+for each camera.
+
+The other datasets are columns, (T, ...) each. Attribute `columns` of the file names them in order, and each has
+attributes that declare it: role (state: what the robot itself feels; action; privileged: what only a simulator knows;
+metric; calibration), unit, meaning; `names` of its elements where they have some; in_state where `sim_state` holds the
+same numbers; observed_as, the part of `proprio` that is this column less a constant. Attribute `terms` of `proprio` has
+the slice of each part of the observation, JSON. `vpl.format.declared` reads all of this, and knows the columns of
+version 1, whose files do not declare them.
+`--video_interval k` keeps every k-th row and adds the group `full_rate/`: the columns at every control step, and
+`frame_step` (T,) int64, the control step of each row.
 
 Attributes of a file: format_version, task, simulator, episode_index, env_index, round, seed, num_frames, fps (playback
 rate), step_dt (s), video_interval, language_instruction, terminated (the task ended it), truncated (time-out, or
---steps reached); and where the task has a measure of success: success_metric, success_threshold and success, which is
-`<success_metric>[-1] >= success_threshold`, of `full_rate/` where it is. OPTIONAL columns are absent where the task has
-no such thing. Attribute `run` (absent in earlier versions' files: 0) is an index in the list `runs` of metadata.json:
-versions, machine, arguments, checkpoint and starts of what collected the episode. `versions` and `checkpoint` beside
-that list are those of run 0. A merged dataset's episodes have `source`, the dataset and episode that they were.
+--steps reached), variation (what was drawn for the episode, JSON). `success` is the column of that name at the last
+control step, where the task has a measure of success; where one number decides, success_metric, success_comparison and
+success_threshold say which, and how. Attribute `run` (absent in earlier versions' files: 0) is an index in the list
+`runs` of metadata.json: versions, machine, arguments, checkpoint and starts of what collected the episode. `versions`
+and `checkpoint` beside that list are those of run 0. A merged dataset's episodes have `source`, the dataset and episode
+that they were.
 
-A state means what it does in its own scene: attribute `spec` of `sim_state` says what its columns are, and attribute
+A state means what it does in its own scene: attribute `spec` of `sim_state` says what its numbers are, and attribute
 `scene` is a hash of the scene's physics; Isaac Lab's episodes have none, nor have those of earlier versions.
 
 An episode in which a number is not finite is not published: the list `dropped` in metadata.json names it, its step and
@@ -47,52 +56,23 @@ import json
 import os
 import shutil
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
-from vpl.episode import DatasetCfg, EpisodeFile, SaverError, all_episode_folders, damage, read_row
-from vpl.files import Claim, ClaimError, publish
+from vpl.episode import DatasetCfg, SaverError, all_episode_folders, damage, read_row
+from vpl.files import Claim, ClaimError
 from vpl.format import FORMAT_VERSION
 from vpl.round import Round
 from vpl.workers import WorkerError, WriterPool
-
-if TYPE_CHECKING:
-    from simulators import Sample
+from vpl.writer import Drop, End, EpisodeWriter, Step
 
 QUEUE_BYTES = 24 << 20
 """Frames that may wait for the writers; when they are full, the simulation waits."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One control step of one writer's envs."""
-
-    round: int
-    index: int
-    low_dim: dict[str, np.ndarray]
-    recording: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Drop:
-    """Which of one writer's envs' episodes are left out, (N,) bool."""
-
-    envs: np.ndarray
-
-
-@dataclass(frozen=True)
-class _End:
-    """Which of one writer's envs' episodes end here, and how; bool each."""
-
-    ended: np.ndarray
-    terminated: np.ndarray
-    truncated: np.ndarray
 
 
 class VPLSaver:
@@ -111,6 +91,7 @@ class VPLSaver:
         self._round = Round(cfg)
         self._metadata_due = 0.0
         self._gave_up = False
+        self._variation: list[Mapping[str, Any]] = []
         cfg.root.mkdir(parents=True, exist_ok=resume)
         with ExitStack() as undo:
             if not resume:
@@ -155,8 +136,10 @@ class VPLSaver:
         """Seconds that the stepping thread waited for the writers."""
         return self._pool.wait_s
 
-    def begin_round(self, round_index: int) -> np.ndarray:
+    def begin_round(self, round_index: int, variation: Sequence[Mapping[str, Any]] = ()) -> np.ndarray:
         """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool.
+
+        `variation` is `CameraEnv.episode_info` of the round's episodes, N of them; (): nothing was drawn.
 
         Raises:
             RuntimeError: episodes of the last round are open, or this round was begun before.
@@ -164,6 +147,7 @@ class VPLSaver:
         done = {row["env_index"] for row in self.episodes if row["round"] == round_index}
         on_disk = np.array([env in done for env in range(self.cfg.num_envs)])
         self._round.begin(round_index, on_disk)
+        self._variation = list(variation) or [{}] * self.cfg.num_envs
         return ~on_disk
 
     def wants_images(self, step: int) -> bool:
@@ -171,22 +155,15 @@ class VPLSaver:
         return step % self.cfg.video_interval == 0
 
     def store(
-        self,
-        sample: Sample,
-        action: np.ndarray,
-        joint_pos_target: np.ndarray,
-        reward: np.ndarray,
-        recording: np.ndarray,
+        self, columns: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray], recording: np.ndarray
     ) -> list[dict[str, Any]]:
         """Hand over one control step; the arrays may be kept, do not write into them.
 
         An episode in which a number is not finite is dropped: it is not published, and rows of it are ignored.
 
         Args:
-            sample: the instant before the action, with images where `wants_images` says so.
-            action: (N, A) float32.
-            joint_pos_target: (N, J) float32, rad and m.
-            reward: (N,) float32.
+            columns: (N, *shape) of each of `cfg.columns`: the instant before the action, the action, what came of it.
+            images: (N, C, H, W, 3) uint8 under "color"; needed where `wants_images` says so.
             recording: (N,) bool; rows where it is False are ignored.
 
         Returns:
@@ -195,19 +172,23 @@ class VPLSaver:
         Raises:
             RuntimeError: there is no such open episode.
             SaverError: a writer failed.
-            ValueError: an array is not what SCHEMA says.
+            ValueError: an array is not what `cfg.columns` declares.
         """
-        index = self._round.step
-        low_dim = {name: array for name, array in vars(sample).items() if name != "color" and array is not None}
-        low_dim |= {"action": action, "joint_pos_target": joint_pos_target, "reward": reward}
-        low_dim["timestamps"] = np.full(self.cfg.num_envs, index * self.cfg.step_dt)
-        recording, lost = self._round.check(low_dim, sample.color, recording)
+        index, color = self._round.step, images.get("color")
+        recording, lost = self._round.check(columns, color, recording)
         assert self._round.number is not None
+        rows = {**columns, "timestamps": np.full(self.cfg.num_envs, index * self.cfg.step_dt)}
         parts = [
-            _Step(self._round.number, index, {name: array[part] for name, array in low_dim.items()}, recording[part])
+            Step(
+                self._round.number,
+                index,
+                {name: array[part] for name, array in rows.items()},
+                recording[part],
+                self._variation[part],
+            )
             for part in self._parts()
         ]
-        self._submit(parts, sample.color)
+        self._submit(parts, color)
         return self._discard(lost)
 
     def drop_episodes(self, envs: np.ndarray, reason: str) -> list[dict[str, Any]]:
@@ -223,7 +204,7 @@ class VPLSaver:
             ValueError: an episode ends in no way, or in both.
         """
         ended = self._round.end(ended, terminated, truncated)
-        self._submit([_End(ended[part], terminated[part], truncated[part]) for part in self._parts()], None)
+        self._submit([End(ended[part], terminated[part], truncated[part]) for part in self._parts()], None)
 
     def close(self) -> None:
         """Wait until every ended episode is published; drop those that have not ended.
@@ -261,7 +242,7 @@ class VPLSaver:
             "task": self.cfg.task,
             "simulator": self.cfg.simulator,
             "num_episodes": len(episodes),
-            **({"num_successes": self.num_successes} if self.cfg.success_metric else {}),
+            **({"num_successes": self.num_successes} if "success" in self.cfg.columns else {}),
             "writer_wait_s": round(self.writer_wait_s, 3),
             **self.cfg.metadata,
             **({"dropped": self.dropped} if self.dropped else {}),
@@ -292,7 +273,7 @@ class VPLSaver:
     def _discard(self, lost: np.ndarray) -> list[dict[str, Any]]:
         if not lost.any():
             return []
-        self._submit([_Drop(lost[part]) for part in self._parts()], None)
+        self._submit([Drop(lost[part]) for part in self._parts()], None)
         return self.dropped[-int(lost.sum()) :]
 
     def _parts(self) -> list[slice]:
@@ -340,64 +321,6 @@ class VPLSaver:
     def _drop_partial(self) -> None:
         for path in self._claim.folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-class EpisodeWriter:
-    """What a worker does: writes and publishes the episodes of its envs. A `vpl.workers.Handler`."""
-
-    def __init__(self, cfg: DatasetCfg, attempt: Path, worker: int) -> None:
-        self._cfg = cfg
-        self._attempt = attempt
-        self._envs = range(worker, cfg.num_envs, cfg.writer_workers)
-        self._reformatter = VideoReformatter()
-        self._open: dict[int, EpisodeFile] = {}
-
-    def handle(self, item: _Step | _Drop | _End, frames: np.ndarray | None) -> list[dict[str, Any]]:
-        """Write a step, remove what is dropped, or publish what ends and return its rows of metadata.json."""
-        if isinstance(item, _End):
-            return self._publish(item)
-        if isinstance(item, _Drop):
-            for i, env in enumerate(self._envs):
-                if item.envs[i] and env in self._open:
-                    self._open.pop(env).discard()
-            return []
-        for i, env in enumerate(self._envs):
-            if not item.recording[i]:
-                continue
-            if env not in self._open:
-                self._open[env] = EpisodeFile(self._cfg, self._attempt, self._reformatter, item.round, env)
-            color = None if frames is None else frames[i]
-            self._open[env].append(item.index, color, {name: array[i] for name, array in item.low_dim.items()})
-        return []
-
-    def abandon(self) -> None:
-        """Close the episodes that have not ended; their files stay in .partial/ until the saver drops them."""
-        for episode in self._open.values():
-            with suppress(OSError, RuntimeError):  # h5py's, where the disk is full; the first failure is the one to see
-                episode.h5.close()
-        self._open = {}
-
-    def _publish(self, item: _End) -> list[dict[str, Any]]:
-        published = []
-        with ThreadPoolExecutor(1) as flusher:  # the disk works on one episode while the next is completed
-            for i, env in enumerate(self._envs):
-                if item.ended[i] and env in self._open:
-                    episode = self._open[env]
-                    row = episode.finish(bool(item.terminated[i]), bool(item.truncated[i]))
-                    published.append((env, row, flusher.submit(episode.flush_to_disk)))
-            return [self._rename(env, row, flushed) for env, row, flushed in published]
-
-    def _rename(self, env: int, row: dict[str, Any], flushed: Future[None]) -> dict[str, Any]:
-        flushed.result()
-        episode, parent = self._open[env], self._cfg.root
-        if self._cfg.only_success and not row["success"]:
-            parent = parent / "failed"
-            parent.mkdir(exist_ok=True)
-        del self._open[env]
-        target = parent / episode.name
-        if not publish(episode.folder, target):
-            return read_row(target, self._cfg.root)  # a run that seemed dead has published it meanwhile
-        return {**row, "path": str(target.relative_to(self._cfg.root))}
 
 
 def _remove_empty(folder: Path) -> None:

@@ -104,6 +104,28 @@ def parse_command(
     return name, _build(commands[name][0], values)
 
 
+def refuse(message: object) -> NoReturn:
+    """End the program as bad input does: one line, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def converted(flags: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `values`, JSON types, that are flags of the dataclass, in their types."""
+    hints = get_type_hints(flags)
+    result: dict[str, Any] = {}
+    for f, _ in described(flags):
+        if f.name in values:
+            kind, many = _value_type(hints[f.name])
+            value = values[f.name]
+            if isinstance(value, list):
+                value = tuple(map(kind, value))
+            elif value is not None and many is None and kind in (str, Path):
+                value = kind(value)
+            result[f.name] = value
+    return result
+
+
 def described(flags: type) -> Iterator[tuple[Field, _About]]:
     """The flags of a dataclass in order, with what is said of them."""
     return ((f, f.metadata["flag"]) for f in fields(flags) if "flag" in f.metadata)
@@ -183,8 +205,7 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"unrecognized argument {word}; {hint}")
 
     def error(self, message: str) -> NoReturn:
-        print(f"{Path(sys.argv[0]).name or self.prog}: error: {message}", file=sys.stderr)
-        raise SystemExit(2)
+        refuse(message)
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

@@ -13,7 +13,7 @@ XYZ = ("X", "Y", "Z")
 TOP_EYE, TOP_TARGET, TOP_UP = (0.35, 0.0, 2.6), (0.35, 0.0, 0.0), (1.0, 0.0, 0.0)  # up = x: the task at the upper edge
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CameraFlags:
     """What films, and how it is drawn."""
 
@@ -86,12 +86,10 @@ class CameraFlags:
     def _camera(
         self, name: str, eye: Triple, target: Triple, fov_deg: float, frame: str = "env", up: Triple = (0.0, 0.0, 1.0)
     ) -> CameraCfg:
-        camera = CameraCfg(name, eye, target, frame, up, fov_deg, self.width, self.height)
         try:
-            _ = camera.pose
+            return CameraCfg(name, eye, target, frame, up, fov_deg, self.width, self.height)
         except ValueError as error:
             raise FlagError(f"{error}; move its eye or its target") from error
-        return camera
 
     def _own_camera(self, text: str) -> CameraCfg:
         """Of `--camera`; the name becomes part of files' names in exports, so it is letters, digits and _."""

@@ -26,6 +26,7 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -37,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, choose_settings, read_run
+from simulators import Sample
 
 _LAYOUTS = {
     "model_state_dict": ("actor.", "actor_obs_normalizer."),
@@ -76,6 +78,8 @@ class CheckpointPolicy(nn.Module):
 
     obs_mean: Tensor
     obs_std: Tensor
+    needs: tuple[str, ...] = ()
+    """See `policies.Policy`: it looks at no image."""
 
     def __init__(
         self,
@@ -111,6 +115,14 @@ class CheckpointPolicy(nn.Module):
             obs = (obs - self.obs_mean) / (self.obs_std + 1e-2)  # the eps of RSL-RL's EmpiricalNormalization
         action: Tensor = self.network(obs)
         return action if self.clip_actions is None else action.clamp(-self.clip_actions, self.clip_actions)
+
+    def reset(self, env_ids: Tensor) -> None:
+        """See `policies.Policy`: it remembers nothing."""
+
+    def act(self, sample: Sample | None, obs: Mapping[str, Tensor]) -> Tensor:
+        """See `policies.Policy`."""
+        action: Tensor = self(obs["policy"])
+        return action
 
 
 def load_policy(

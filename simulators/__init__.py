@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -234,6 +234,12 @@ def engine(name: str) -> Any:
     """Import one simulator's module and return its class; its `Options` are what only it can be told."""
     simulator = SIMULATORS[name]
     return getattr(importlib.import_module(simulator.module), simulator.class_name)
+
+
+def options(name: str, values: Mapping[str, Any]) -> Any:
+    """A simulator's own options, of those of `values` that are any."""
+    kind = engine(name).Options
+    return kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
 
 
 def load(name: str, cfg: SimulatorCfg) -> CameraEnv:

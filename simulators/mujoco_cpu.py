@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 if sys.platform == "linux" and not os.environ.get("MUJOCO_GL"):
@@ -49,8 +50,15 @@ _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])  # camera axes: y and z point the
 mujoco.set_mju_user_warning(lambda message: None)  # `_advance` reads the counters; MuJoCo's own would write a file
 
 
+@dataclass(frozen=True)
+class MujocoCpuOptions:
+    """What only this engine can be told: nothing."""
+
+
 class MujocoCpuEnv(MujocoEnv):
     """See `simulators.CameraEnv`."""
+
+    Options = MujocoCpuOptions
 
     def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
         super().__init__(cfg, task)

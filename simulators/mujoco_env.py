@@ -51,7 +51,7 @@ class MujocoEnv(ABC):
         task_state = [f"last_action[{self.num_actions}]", "episode_length", *task.frictions]
         self._state_size = mujoco.mj_stateSize(self.model, STATE)
         self.state_spec = ", ".join([f"mjSTATE_INTEGRATION[{self._state_size}]", *task_state])
-        self.columns = recorded_columns(
+        columns = recorded_columns(
             JOINT_NAMES,
             task.obs_terms,
             task.num_actions,
@@ -59,6 +59,7 @@ class MujocoEnv(ABC):
             self._state_size + self._task_state().shape[1],
             task.columns,
         )
+        self.columns = {n: column for n, column in columns.items() if n != "success" or task.measures_success}
 
     @classmethod
     def make(cls, cfg: SimulatorCfg) -> MujocoEnv:
@@ -148,7 +149,8 @@ class MujocoEnv(ABC):
         self._last_action.copy_(actions)  # in place: a tensor born in inference mode could not be reset outside it
         if dones.any():
             env_ids = dones.nonzero()[:, 0]
-            extras["log"] = {"success_rate": self.succeeded()[env_ids].float().mean().item()}
+            if self.task.measures_success:
+                extras["log"] = {"success_rate": self.succeeded()[env_ids].float().mean().item()}
             numbers = len(JOINT_NAMES) + len(self.task.joints)
             uniform = torch.rand(len(env_ids), numbers, generator=self._rng, device=self.device) * 2 - 1
             self._reset_envs(env_ids, uniform)
@@ -203,7 +205,7 @@ class MujocoEnv(ABC):
             "ee_position": state.tcp_pos,
             "ee_rotation": quat_xyzw(state.tcp_rot),
             **self.task.rows(state),
-            "success": self.task.succeeded(state),
+            **({"success": self.task.succeeded(state)} if self.task.measures_success else {}),
         }
 
     def _task_state(self) -> torch.Tensor:

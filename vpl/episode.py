@@ -1,7 +1,7 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
 episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
-episode.append(step, color, low_dim)
+episode.append(step, color, columns)
 row = episode.finish(terminated=False, truncated=True)
 episode.flush_to_disk()
 """
@@ -24,15 +24,19 @@ import h5py
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vpl.columns import Column, SuccessRule
 from vpl.files import fsync, read_json
 from vpl.format import (
     ATTRIBUTES,
+    COLOR,
     FORMAT_VERSION,
-    LOW_DIM,
-    OPTIONAL,
+    FRAME_STEP,
+    INTRINSICS,
     ROW_ATTRIBUTES,
-    SCHEMA,
-    SUCCESS_ATTRIBUTES,
+    TIMESTAMPS,
+    column_names,
+    needed_columns,
+    write_declaration,
 )
 from vpl.video import VideoEncoder, count_frames, write_mp4
 
@@ -67,14 +71,16 @@ class DatasetCfg:
     camera_names: tuple[str, ...]
     intrinsics: np.ndarray
     """(C, 3, 3) float64."""
-    joint_names: tuple[str, ...]
+    columns: Mapping[str, Column]
+    """What is stored of each control step, in the order of the file; `timestamps` are the saver's own."""
     obs_terms: Mapping[str, int]
+    """Name and width of each part of `proprio`, in order."""
     state_spec: str
+    """What the numbers of `sim_state` are."""
     seed: int
-    success_metric: str | None
-    """The column whose last row decides about success; None: nothing does."""
-    success_threshold: float
     language_instruction: str
+    success_rule: SuccessRule | None = None
+    """What the column `success` goes by, where that is one number."""
     video_interval: int = 1
     fps: float | None = None
     """Playback rate of the videos; None: real time."""
@@ -91,7 +97,7 @@ class DatasetCfg:
     run: int | None = None
     """Index in the list `runs` of `metadata`: what the episodes are collected with; None: there is no such list."""
     scene: str = ""
-    """`DrawerEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
+    """`CameraEnv.scene`: the scene whose states `sim_state` holds; "": not known."""
 
     def __post_init__(self) -> None:
         num_cameras = len(self.camera_names)
@@ -101,8 +107,10 @@ class DatasetCfg:
             raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
-        if self.only_success and self.success_metric is None:
-            raise ValueError("only_success: there is no success_metric to select by")
+        if self.only_success and "success" not in self.columns:
+            raise ValueError("only_success: there is no column success to select by")
+        if self.success_rule is not None and self.success_rule.column not in self.columns:
+            raise ValueError(f"success_rule: there is no column {self.success_rule.column}")
 
     @property
     def batch_bytes(self) -> int:
@@ -120,10 +128,20 @@ class EpisodeFile:
     """One episode being written, in .partial/."""
 
     def __init__(
-        self, cfg: DatasetCfg, attempt: Path, reformatter: VideoReformatter, round_index: int, env_index: int
+        self,
+        cfg: DatasetCfg,
+        attempt: Path,
+        reformatter: VideoReformatter,
+        round_index: int,
+        env_index: int,
+        variation: Mapping[str, Any] | None = None,
     ) -> None:
-        """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`."""
+        """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`.
+
+        `variation` is `CameraEnv.episode_info` of this env.
+        """
         self.cfg = cfg
+        self.variation = dict(variation or {})
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
         self.folder = attempt / self.name
@@ -143,15 +161,17 @@ class EpisodeFile:
         self._color = self.h5.create_dataset(
             "color", (0, *image), "u1", maxshape=(None, *image), chunks=(1, 1, *image[1:]), **filters
         )
+        write_declaration(self._color, COLOR)
         self.h5["intrinsics"] = cfg.intrinsics
+        write_declaration(self.h5["intrinsics"], INTRINSICS)
         self._tables = [_Table(self.h5, cfg, cfg.video_interval)]
         if cfg.video_interval > 1:
             self._tables.append(_Table(self.h5.create_group("full_rate"), cfg, 1))
 
-    def append(self, step: int, color: np.ndarray | None, low_dim: dict[str, np.ndarray]) -> None:
+    def append(self, step: int, color: np.ndarray | None, columns: Mapping[str, np.ndarray]) -> None:
         """Store control step `step`; `color` (C, H, W, 3) is needed where it is a row."""
         for table in self._tables:
-            table.append(step, low_dim)
+            table.append(step, columns)
         if step % self.cfg.video_interval:
             return
         if color is None:
@@ -173,19 +193,22 @@ class EpisodeFile:
             table.flush()
         if "full_rate" in self.h5:
             self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
+            write_declaration(self.h5["full_rate/frame_step"], FRAME_STEP)
         self.h5.attrs.update(
             format_version=FORMAT_VERSION, task=cfg.task, simulator=cfg.simulator, **self._identity, seed=cfg.seed,
             num_frames=self.num_frames, fps=float(cfg.playback_fps), step_dt=cfg.step_dt,
             video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
-            truncated=truncated,
+            truncated=truncated, columns=[*cfg.columns, "timestamps"], variation=json.dumps(self.variation),
         )  # fmt: skip
         if cfg.run is not None:
             self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))
-        if cfg.success_metric is not None:
-            success = final_metric(self.h5, cfg.success_metric) >= cfg.success_threshold
-            values = (success, cfg.success_metric, cfg.success_threshold)
-            self.h5.attrs.update(zip(SUCCESS_ATTRIBUTES, values, strict=True))
+        if "success" in cfg.columns:
+            self.h5.attrs["success"] = bool(final_value(self.h5, "success"))
+        if (rule := cfg.success_rule) is not None:
+            self.h5.attrs.update(
+                success_metric=rule.column, success_comparison=rule.comparison, success_threshold=rule.threshold
+            )
         self._describe_columns()
         self._check_rows()
         row = describe(self.h5)
@@ -211,19 +234,14 @@ class EpisodeFile:
         terms = {name: [end - width, end] for (name, width), end in zip(cfg.obs_terms.items(), ends, strict=True)}
         self._color.attrs["names"] = list(cfg.camera_names)
         for group in [self.h5, self.h5["full_rate"]] if "full_rate" in self.h5 else [self.h5]:
-            for name in ("joint_pos", "joint_vel", "joint_pos_target"):
-                group[name].attrs["names"] = list(cfg.joint_names)
             group["proprio"].attrs["terms"] = json.dumps(terms)
-            if "ee_rotation" in group:
-                group["ee_rotation"].attrs["order"] = "xyzw"
-            group["extrinsics"].attrs.update(direction="cam_to_world", axes="opencv", frame="env")
             group["sim_state"].attrs["spec"] = cfg.state_spec
             if cfg.scene:
                 group["sim_state"].attrs["scene"] = cfg.scene
 
     def _check_rows(self) -> None:
         """Every dataset is as long as it must be and every image was stored."""
-        names = [name for name in LOW_DIM if name in self.h5 or name not in OPTIONAL]
+        names = column_names(self.h5)
         wrong = {name: len(self.h5[name]) for name in names if len(self.h5[name]) != self.num_frames}
         if "full_rate" in self.h5:
             full_rate = self.h5["full_rate"]
@@ -260,17 +278,18 @@ class _Table:
 
     def __init__(self, group: h5py.Group, cfg: DatasetCfg, interval: int) -> None:
         self._group, self._interval = group, interval
+        self._columns = {**cfg.columns, "timestamps": TIMESTAMPS}
         self._block_rows = min(ROWS_PER_BLOCK, -(-cfg.steps // interval))
-        self._blocks: dict[str, np.ndarray] = {}
+        self._blocks = {
+            name: np.empty((self._block_rows, *column.shape), column.dtype) for name, column in self._columns.items()
+        }
         self._waiting = 0
 
-    def append(self, step: int, low_dim: dict[str, np.ndarray]) -> None:
+    def append(self, step: int, columns: Mapping[str, np.ndarray]) -> None:
         if step % self._interval:
             return
-        for name, value in low_dim.items():
-            if name not in self._blocks:
-                self._blocks[name] = np.empty((self._block_rows, *value.shape), SCHEMA[name].dtype)
-            self._blocks[name][self._waiting] = value
+        for name, block in self._blocks.items():
+            block[self._waiting] = columns[name]
         self._waiting += 1
         if self._waiting == self._block_rows:
             self.flush()
@@ -280,7 +299,8 @@ class _Table:
         for name, rows in self._blocks.items():
             block = rows[: self._waiting]
             if name not in self._group:
-                self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=rows.shape)
+                made = self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=rows.shape)
+                write_declaration(made, self._columns[name])
                 continue
             dataset = self._group[name]
             dataset.resize(len(dataset) + len(block), axis=0)
@@ -311,10 +331,11 @@ def damage(folder: Path) -> str:
     try:
         with h5py.File(path, locking=False) as h5:
             lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
-            lacking += [name for name in SCHEMA if not isinstance(h5.get(name), h5py.Dataset) and name not in OPTIONAL]
+            needed = ("color", "intrinsics", *needed_columns(h5))
+            lacking += [name for name in needed if not isinstance(h5.get(name), h5py.Dataset)]
             if lacking:
                 return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
-            rows = {name: len(h5[name]) for name in ("color", *LOW_DIM) if name in h5}
+            rows = {name: len(h5[name]) for name in ("color", *column_names(h5))}
             if len(set(rows.values())) > 1 or not rows["color"]:
                 return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
     except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
@@ -353,14 +374,15 @@ def read_row(folder: Path, root: Path) -> dict[str, Any]:
 def describe(h5: h5py.File) -> dict[str, Any]:
     """A whole episode's row of metadata.json, but for its path."""
     row = {name: h5.attrs[name].item() for name in ROW_ATTRIBUTES}
-    if (metric := h5.attrs.get("success_metric")) is not None:
+    if "success" in h5.attrs:
         row["success"] = h5.attrs["success"].item()
-        value = final_metric(h5, metric)
+    if (metric := h5.attrs.get("success_metric")) is not None:
+        value = final_value(h5, metric)
         row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
     row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
     return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
 
 
-def final_metric(h5: h5py.File, metric: str) -> float:
-    """The value that decides about success: at the last control step, whichever rows `--video_interval` keeps."""
-    return float(h5.get("full_rate", h5)[metric][-1])
+def final_value(h5: h5py.File, column: str) -> float:
+    """The value of a column at the last control step, whichever rows `--video_interval` keeps."""
+    return float(h5.get("full_rate", h5)[column][-1])

@@ -107,23 +107,35 @@ def column_names(h5: h5py.File) -> list[str]:
     return [name for name in KNOWN if name in h5]
 
 
-def declared(h5: h5py.File, group: h5py.Group | None = None) -> dict[str, Column]:
-    """The columns of a file, or of its `group` full_rate, in order; images and intrinsics are none."""
-    group = h5 if group is None else group
-    return {name: _read_declaration(name, group[name]) for name in column_names(h5) if name in group}
+def needed_columns(h5: h5py.File) -> list[str]:
+    """The columns that a file must have to be whole."""
+    if "columns" in h5.attrs:
+        return column_names(h5)
+    return [name for name in KNOWN if name not in OPTIONAL_IN_VERSION_1 or name == h5.attrs.get("success_metric")]
+
+
+def declared(h5: h5py.File, only: str | None = None) -> dict[str, Column]:
+    """The columns of a file in order, or `only` one of them; images and intrinsics are none.
+
+    Raises:
+        KeyError: a column of version 2 does not say what it is.
+        ValueError: there is no such role.
+    """
+    names = column_names(h5) if only is None else [only]
+    return {name: _read_declaration(name, h5[name]) for name in names if name in h5}
 
 
 def _read_declaration(name: str, dataset: h5py.Dataset) -> Column:
     attrs: Mapping[str, Any] = dataset.attrs
     shape, dtype = dataset.shape[1:], str(dataset.dtype)
-    if "role" in attrs:
+    if "role" in attrs or name not in KNOWN:
         return Column(
             shape, dtype, Role(attrs["role"]), str(attrs["unit"]), str(attrs["meaning"]),
             tuple(map(str, attrs.get("names", ()))), bool(attrs.get("in_state", False)),
             str(attrs.get("observed_as", "")),
         )  # fmt: skip
     known = KNOWN[name]
-    names = tuple(map(str, attrs.get("names", ()))) or _names_of_terms(attrs) or known.names
+    names = tuple(map(str, attrs.get("names", ()))) or _names_of_terms(attrs) or known.names[: dataset.shape[-1]]
     return Column(shape, dtype, known.role, known.unit, known.meaning, names, known.in_state, known.observed_as)
 
 

@@ -20,13 +20,14 @@ import h5py
 from vpl.checks.episodes import MOTION, motion_digest
 from vpl.episode import all_episode_folders, damage, read_metadata, read_row
 from vpl.files import published
-from vpl.format import LOW_DIM
+from vpl.format import declared
 from vpl.runs import recorded_runs
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""
 SHARED_ATTRIBUTES = (
-    "step_dt", "video_interval", "fps", "language_instruction", "success_metric", "success_threshold"
+    "step_dt", "video_interval", "fps", "language_instruction", "success_metric", "success_comparison",
+    "success_threshold",
 )  # fmt: skip
 """And of an episode's attributes."""
 
@@ -97,12 +98,12 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     first = all_episode_folders(dataset)[0]
     with h5py.File(first / f"{first.name}.h5", locking=False) as h5:
         attrs = {name: h5.attrs.get(name) for name in SHARED_ATTRIBUTES}
-        columns = {name: h5[name].shape[1:] for name in ("color", *LOW_DIM) if name in h5}
-        names = {name: list(h5[name].attrs["names"]) for name in columns if "names" in h5[name].attrs}
-        terms = h5["proprio"].attrs["terms"]
+        columns = {name: (column.shape, column.role) for name, column in declared(h5).items()}
+        names = {name: column.names for name, column in declared(h5).items()}
+        cameras = {"size of images": h5["color"].shape[1:], "names of cameras": list(h5["color"].attrs["names"])}
     shared = {name: metadata.get(name) for name in SHARED}
     shared["robot_name"] = metadata["arguments"]["robot_name"]
-    return {**shared, **attrs, "columns": columns, "names of columns": names, "terms of proprio": terms}
+    return {**shared, **attrs, **cameras, "columns": columns, "names of columns": names}
 
 
 def _check_distinct(episodes: list[Path]) -> None:

@@ -6,16 +6,16 @@ with load_episode("data/.../episode_000") as episode:
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import h5py
-import numpy as np
 
-from vpl.columns import Role
+from vpl.columns import Column, Role
 from vpl.episode import all_episode_folders
 from vpl.format import declared
 
@@ -28,7 +28,7 @@ class Episode:
     h5: h5py.File
 
     def __getitem__(self, name: str) -> h5py.Dataset:
-        """The dataset `name` of vpl.format.SCHEMA; slice it to get an array."""
+        """The dataset `name`, as vpl_saver.py describes it; slice it to get an array."""
         return self.h5[name]
 
     @property
@@ -42,20 +42,19 @@ class Episode:
         return list(self.h5["color"].attrs["names"])
 
     def columns(self, *roles: Role) -> list[str]:
-        """The columns of these roles, in SCHEMA's order."""
-        return [name for name, column in declared(self.h5).items() if column.role in roles]
+        """The columns of these roles, in the file's order."""
+        return [name for name, column in self.declared.items() if column.role in roles]
+
+    @cached_property
+    def declared(self) -> dict[str, Column]:
+        """What the file says of its columns."""
+        return declared(self.h5)
 
     def element_names(self, name: str) -> list[str]:
         """What the numbers of a row of the column `name` are called: joints, observation terms, axes, or counted."""
-        if "names" in self.h5[name].attrs:
-            return list(self.h5[name].attrs["names"])
-        if name == "proprio" and "terms" in self.h5[name].attrs:
-            terms = json.loads(self.h5[name].attrs["terms"])
-            return [f"{term}_{i}" for term, (start, end) in terms.items() for i in range(end - start)]
-        if name in ("ee_position", "ee_rotation"):
-            return list("xyzw"[: self.h5[name].shape[1]])
-        width = int(np.prod(self.h5[name].shape[1:]))
-        return [name] if width == 1 else [f"{name}_{i}" for i in range(width)]
+        column = self.declared[name]
+        width = math.prod(self.h5[name].shape[1:])
+        return list(column.names) or ([name] if width == 1 else [f"{name}_{i}" for i in range(width)])
 
     def video(self, camera: int) -> Path:
         """The MP4 of camera number `camera`."""

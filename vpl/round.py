@@ -2,7 +2,7 @@
 
     round_ = Round(cfg)
     round_.begin(0, on_disk)
-    recording, dropped = round_.check(low_dim, color, recording)     # once a control step
+    recording, dropped = round_.check(columns, color, recording)     # once a control step
     ended = round_.end(ended, terminated, truncated)
 
 All of it is checked in the stepping thread, where the caller's own line is in the traceback. A wrong call raises. A
@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from vpl.episode import DatasetCfg
-from vpl.format import LOW_DIM, OPTIONAL, SCHEMA
 
 
 class Round:
@@ -32,15 +31,6 @@ class Round:
         """A row for each episode that was dropped, of all rounds, as metadata.json lists them."""
         self._cfg = cfg
         self._begun: set[int] = set()
-        self._columns: set[str] | None = None
-        self._sizes = {
-            "C": len(cfg.camera_names),
-            "H": cfg.height,
-            "W": cfg.width,
-            "J": len(cfg.joint_names),
-            "O": sum(cfg.obs_terms.values()),
-        }
-        """A and S are those of the first step."""
         self._open, self._over, self._lost = np.zeros((3, cfg.num_envs), bool)
 
     def begin(self, number: int, on_disk: np.ndarray) -> None:
@@ -61,7 +51,7 @@ class Round:
         self.number = None
 
     def check(
-        self, low_dim: Mapping[str, np.ndarray], color: np.ndarray | None, recording: np.ndarray
+        self, columns: Mapping[str, np.ndarray], color: np.ndarray | None, recording: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take a control step; returns the envs whose rows are to be written and those dropped by it, (N,) bool each.
 
@@ -72,15 +62,16 @@ class Round:
         self._check_envs("store", "recording", recording)
         if (again := recording & self._over).any():
             raise RuntimeError(f"store: round {self.number} is over or on disk already in env {_listed(again)}")
-        self._check_columns(low_dim)
+        self._check_columns(columns)
         if color is not None:
-            self._check_array("color", color)
+            shape = (len(self._cfg.camera_names), self._cfg.height, self._cfg.width, 3)
+            self._check_array("color", color, shape, "uint8")
         elif self.step % self._cfg.video_interval == 0 and recording.any():
             raise ValueError(f"store: step {self.step} is a row and has no images")
         recording = recording & ~self._lost
         self._open |= recording
         lost = np.zeros_like(recording)
-        for name, array in low_dim.items():
+        for name, array in columns.items():
             if not np.isfinite(array).all():
                 bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
                 lost |= self._drop(bad & recording & ~lost, f"{name} is not finite", self.step)
@@ -130,27 +121,18 @@ class Round:
                 f"{call}: {name} is {envs.dtype} {envs.shape}, the dataset takes bool ({self._cfg.num_envs},)"
             )
 
-    def _check_columns(self, low_dim: Mapping[str, np.ndarray]) -> None:
-        needed = [name for name in LOW_DIM if name not in OPTIONAL or name == self._cfg.success_metric]
-        if missing := [name for name in needed if name not in low_dim]:
-            raise ValueError(f"store: {', '.join(missing)} is missing")
-        self._columns = self._columns or set(low_dim)
-        if changed := self._columns ^ low_dim.keys():
-            raise ValueError(f"store: {', '.join(sorted(changed))} is given in some steps only")
-        for name, array in low_dim.items():
-            self._check_array(name, array)
+    def _check_columns(self, columns: Mapping[str, np.ndarray]) -> None:
+        if missing := [name for name in self._cfg.columns if name not in columns]:
+            raise ValueError(f"store: {', '.join(missing)} is missing; the dataset declares it")
+        if unknown := [name for name in columns if name not in self._cfg.columns]:
+            raise ValueError(f"store: {', '.join(unknown)} is not among the columns that the dataset declares")
+        for name, column in self._cfg.columns.items():
+            self._check_array(name, columns[name], column.shape, column.dtype)
 
-    def _check_array(self, name: str, array: np.ndarray) -> None:
-        column = SCHEMA[name]
-        sizes = column.shape[1:]
-        if array.ndim == 1 + len(sizes):
-            for size, n in zip(sizes, array.shape[1:], strict=True):
-                self._sizes.setdefault(str(size), n)
-        expected = (self._cfg.num_envs, *(self._sizes.get(str(size), size) for size in sizes))
-        if array.shape != expected or array.dtype != column.dtype:
-            raise ValueError(
-                f"store: {name} is {array.dtype} {array.shape}, the dataset takes {column.dtype} {expected}"
-            )
+    def _check_array(self, name: str, array: np.ndarray, shape: tuple[int | str, ...], dtype: str) -> None:
+        expected = (self._cfg.num_envs, *shape)
+        if array.shape != expected or array.dtype != dtype:
+            raise ValueError(f"store: {name} is {array.dtype} {array.shape}, the dataset takes {dtype} {expected}")
 
 
 def said_of(dropped: Mapping[str, Any]) -> str:

@@ -14,14 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from vpl.columns import Role
 from vpl.files import read_json
-from vpl.format import SCHEMA
-from vpl.reader import episode_folders, load_episode
+from vpl.reader import Episode, episode_folders, load_episode
 
-LEARNT = tuple(
-    name for name in SCHEMA if name not in ("color", "intrinsics", "extrinsics", "sim_state", "timestamps")
-)  # fmt: skip
-"""Columns with statistics; `color` has its own."""
+NOT_LEARNT = ("sim_state", "timestamps")
+"""Columns without statistics, beside calibration."""
 FRAMES_PER_EPISODE = 16
 """Of each camera, evenly spaced, for the statistics of `color`: neighbouring frames are alike."""
 
@@ -31,16 +29,26 @@ def spread_rows(length: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, most)).round().astype(int))
 
 
-def column_stats(folders: Iterable[Path], columns: Iterable[str] = LEARNT) -> dict[str, dict[str, Any]]:
-    """Of each of these columns: mean, std, min, max and the quantiles q01 and q99, each (D,), names and unit."""
+def learnt_columns(episode: Episode) -> list[str]:
+    """The columns that have statistics; `color` has its own."""
+    return [
+        name
+        for name, column in episode.declared.items()
+        if column.role is not Role.CALIBRATION and name not in NOT_LEARNT
+    ]
+
+
+def column_stats(folders: Iterable[Path], columns: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Of each of these columns, None: of all that are learnt: mean, std, min, max and the quantiles q01 and q99, each
+    (D,), names and meaning.
+    """
     rows: dict[str, list[np.ndarray]] = {}
-    names: dict[str, list[str]] = {}
+    said: dict[str, dict[str, Any]] = {}
     for folder in folders:
         with load_episode(folder) as episode:
-            for name in columns:
-                if name in episode.h5:
-                    rows.setdefault(name, []).append(episode[name][:].reshape(len(episode[name]), -1))
-                    names[name] = episode.element_names(name)
+            for name in learnt_columns(episode) if columns is None else columns:
+                rows.setdefault(name, []).append(episode[name][:].reshape(len(episode[name]), -1))
+                said[name] = {"names": episode.element_names(name), "meaning": episode.declared[name].meaning}
     stats = {}
     for name, parts in rows.items():
         data = np.concatenate(parts).astype(float)
@@ -48,7 +56,7 @@ def column_stats(folders: Iterable[Path], columns: Iterable[str] = LEARNT) -> di
         stats[name] = {
             "count": len(data), "mean": data.mean(axis=0).tolist(), "std": data.std(axis=0).tolist(),
             "min": data.min(axis=0).tolist(), "max": data.max(axis=0).tolist(), "q01": low.tolist(),
-            "q99": high.tolist(), "names": names[name], "meaning": SCHEMA[name].meaning,
+            "q99": high.tolist(), **said[name],
         }  # fmt: skip
     return stats
 

@@ -74,6 +74,11 @@ class Task(ABC):
     """Of the terms of `reward_terms`; each is multiplied by `step_dt`."""
 
     @property
+    def measures_success(self) -> bool:
+        """Whether `succeeded` has an answer."""
+        return self.success_rule is not None or type(self).succeeded is not Task.succeeded
+
+    @property
     def num_obs(self) -> int:
         """O, the length of an observation."""
         return sum(self.obs_terms.values())

@@ -19,7 +19,7 @@ from typing import Any
 from vpl.checks.episodes import Checked, check_episode, check_episodes
 from vpl.episode import all_episode_folders
 from vpl.files import read_json
-from vpl.format import FORMAT_VERSION
+from vpl.format import READABLE_VERSIONS
 
 METADATA = {"format_version": int, "task": str, "simulator": str, "num_episodes": int, "episodes": list}
 """What metadata.json holds at least, and of which types."""
@@ -73,8 +73,8 @@ def _read_metadata(dataset: Path) -> tuple[dict[str, Any], list[Problem]]:
         if not all(isinstance(row, dict) and isinstance(row.get(own), str) for row in document.get(key, [])):
             problems.append(Problem("", None, f"metadata.json: something in {key} has no {own}"))
             del document[key]
-    if (version := document.get("format_version", FORMAT_VERSION)) != FORMAT_VERSION:
-        reason = f"metadata.json: format version {version}, this program reads {FORMAT_VERSION}"
+    if (version := document.get("format_version", READABLE_VERSIONS[0])) not in READABLE_VERSIONS:
+        reason = f"metadata.json: format version {version}, this program reads {READABLE_VERSIONS}"
         problems.append(Problem("", None, reason))
     return document, problems
 

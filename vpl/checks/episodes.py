@@ -25,11 +25,11 @@ import numpy as np
 
 from vpl.checks.format import Contents, Finding, every_step, read_contents
 from vpl.checks.images import check_images
-from vpl.checks.rows import Found, check_rows
-from vpl.columns import Role
+from vpl.checks.rows import Found, Rows, check_rows
+from vpl.columns import Role, SuccessRule
 from vpl.episode import describe
 from vpl.files import child_environment
-from vpl.format import OPTIONAL_ATTRIBUTES, ROW_ATTRIBUTES, SUCCESS_ATTRIBUTES, declared
+from vpl.format import KNOWN, OPTIONAL_ATTRIBUTES, OPTIONAL_IN_VERSION_1, ROW_ATTRIBUTES, RULE_ATTRIBUTES
 from vpl.usable_cores import usable_cores
 
 MOTION = ("joint_pos", "action")
@@ -97,33 +97,50 @@ def _check_file(h5: h5py.File, folder: Path, cameras: list[Any]) -> Checked:
 
 
 def check_success(h5: h5py.File, contents: Contents) -> Found:
-    """The label is what the metric's column says, or both are absent."""
-    attrs = contents.about.attrs
-    missing = [name for name in SUCCESS_ATTRIBUTES if name not in h5.attrs]
-    of_task = any(column.optional and column.role is Role.PRIVILEGED for column in declared(h5).values())
-    if len(missing) == len(SUCCESS_ATTRIBUTES) and not of_task:
-        return  # this task has no measure of success
+    """The label is what the columns say at the last control step, or both are absent."""
+    attrs, rows = contents.about.attrs, contents.full_rate or contents.rows
+    rule = [name for name in RULE_ATTRIBUTES if name in attrs]
+    if "success" not in h5.attrs:
+        if rule or "success" in rows:
+            yield None, "attribute success is missing"
+        elif _measures(h5):
+            yield None, f"attributes success, {', '.join(sorted(RULE_ATTRIBUTES))} are missing"
+        return
+    if "success" not in attrs:
+        return  # of another type, which is told
+    if "success" in rows and attrs["success"] != rows["success"][-1]:
+        yield None, f"success is {attrs['success']} but its column ends with {bool(rows['success'][-1])}"
+    needed = {"success_metric", "success_threshold"}
+    if "success" not in rows or rule:
+        yield from _check_rule(attrs, rows, needed - set(h5.attrs))
+
+
+def _check_rule(attrs: Mapping[str, Any], rows: Rows, missing: set[str]) -> Found:
+    """The label is what one number says."""
     if missing:
         yield None, f"attributes {', '.join(sorted(missing))} are missing"
-    if not attrs.keys() >= set(SUCCESS_ATTRIBUTES):
+    if not attrs.keys() >= {"success_metric", "success_threshold"}:
         return
-    column = _metric(contents)
-    if column is None:
-        yield None, f"success_metric is {attrs['success_metric']}, which is no whole column of single numbers"
-    elif attrs["success"] != (column[-1] >= attrs["success_threshold"]):
-        yield None, f"success is {attrs['success']} but {attrs['success_metric']} ends at {column[-1]:.3f}"
+    metric = attrs["success_metric"]
+    rule = SuccessRule(metric, attrs.get("success_comparison", ">="), attrs["success_threshold"])
+    column = rows.get(metric)
+    if rule.comparison not in (">=", "<="):
+        yield None, f"success_comparison is {rule.comparison}, which is neither >= nor <="
+    elif column is None or column.ndim > 1:
+        yield None, f"success_metric is {metric}, which is no whole column of single numbers"
+    elif attrs["success"] != rule.holds(column[-1]):
+        yield None, f"success is {attrs['success']} but {metric} ends at {column[-1]:.3f}"
 
 
-def _metric(contents: Contents) -> np.ndarray | None:
-    """The column that decides about success."""
-    column = (contents.full_rate or contents.rows).get(contents.about.attrs["success_metric"])
-    return None if column is None or column.ndim > 1 else column
+def _measures(h5: h5py.File) -> bool:
+    """Whether a file of version 1 has a column that its task alone has, which has a measure of success."""
+    return any(name in h5 and KNOWN[name].role is Role.PRIVILEGED for name in OPTIONAL_IN_VERSION_1)
 
 
 def _row(h5: h5py.File, contents: Contents) -> dict[str, Any]:
-    attrs = contents.about.attrs
-    repeated = {*ROW_ATTRIBUTES, *(set(h5.attrs) & {*SUCCESS_ATTRIBUTES, *OPTIONAL_ATTRIBUTES})}
-    measured = "success_metric" not in attrs or ("success" in attrs and _metric(contents) is not None)
+    attrs, rows = contents.about.attrs, contents.full_rate or contents.rows
+    repeated = {*ROW_ATTRIBUTES, *(set(h5.attrs) & OPTIONAL_ATTRIBUTES.keys())}
+    measured = "success_metric" not in attrs or np.ndim(rows.get(attrs["success_metric"], [[]])) == 1
     return describe(h5) if attrs.keys() >= repeated and measured else {}
 
 

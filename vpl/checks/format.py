@@ -22,14 +22,16 @@ from vpl.checks.rows import About, Found, Rows
 from vpl.columns import Column
 from vpl.format import (
     ATTRIBUTES,
-    FORMAT_VERSION,
+    COLOR,
     FRAME_STEP,
-    LOW_DIM,
+    INTRINSICS,
+    KNOWN,
     NUMBER,
-    OPTIONAL,
     OPTIONAL_ATTRIBUTES,
-    SCHEMA,
-    SUCCESS_ATTRIBUTES,
+    READABLE_VERSIONS,
+    VERSION_2_ATTRIBUTES,
+    declared,
+    needed_columns,
 )
 
 Finding = tuple["int | None", str]
@@ -37,7 +39,12 @@ Finding = tuple["int | None", str]
 POSITIVE = ("num_frames", "fps", "step_dt", "video_interval")
 """Attributes that are above 0."""
 NAMED = ("joint_pos", "joint_vel", "joint_pos_target", "color")
-"""Columns whose attribute `names` says what their second axis is."""
+"""Columns of which any version says, in the attribute `names`, what their second axis is."""
+OF_ALL = {
+    "color": replace(COLOR, shape=("T", *COLOR.shape)),
+    "intrinsics": replace(INTRINSICS, shape=("C", *INTRINSICS.shape)),
+}
+"""What every file has beside its columns; shapes with their first axis, here and in `read_schema`."""
 MOST_DEFLATED = 1100
 """How many bytes one stored byte may at most stand for in gzip's stream."""
 
@@ -58,8 +65,10 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     """What the file holds and what is wrong with it; `cameras` are those of metadata.json."""
     attrs, found = read_attributes(h5.attrs)
     sizes = {"T": int(attrs["num_frames"])} if "num_frames" in attrs else {}
-    needed = {name for name in SCHEMA if name not in OPTIONAL or name == attrs.get("success_metric")}
-    columns, wrong = sound_columns(h5, SCHEMA, needed, sizes)
+    needed = {"color", "intrinsics", *needed_columns(h5)} if is_listed(h5) else set(KNOWN)
+    schema, wrong = read_schema(h5)
+    found += wrong
+    columns, wrong = sound_columns(h5, {**schema, **OF_ALL}, needed, sizes)
     found += wrong
     rows = {name: data[()] for name, data in columns.items() if name != "color"}
     found += check_finite(rows)
@@ -67,8 +76,8 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     found += wrong
     terms, wrong = read_terms(columns.get("proprio"))
     found += wrong
-    about = About(attrs, names, terms, cameras)
-    full_rate, wrong = read_full_rate(h5, attrs, rows, sizes)
+    about = About(attrs, names, terms, cameras, schema)
+    full_rate, wrong = read_full_rate(h5, about, rows, sizes)
     return Contents(about, columns.get("color"), rows, full_rate), found + wrong
 
 
@@ -78,7 +87,7 @@ def read_attributes(attributes: h5py.AttributeManager) -> tuple[dict[str, Any], 
     found: list[Finding] = []
     if missing := [name for name in ATTRIBUTES if name not in attributes]:
         found.append((None, f"attributes {', '.join(missing)} are missing"))
-    for name, kinds in {**ATTRIBUTES, **SUCCESS_ATTRIBUTES, **OPTIONAL_ATTRIBUTES}.items():
+    for name, kinds in {**ATTRIBUTES, **VERSION_2_ATTRIBUTES, **OPTIONAL_ATTRIBUTES}.items():
         if name not in attributes:
             continue
         value = attributes[name]
@@ -89,12 +98,48 @@ def read_attributes(attributes: h5py.AttributeManager) -> tuple[dict[str, Any], 
             found.append((None, f"attribute {name} is {str(value)[:60]}, of type {type(value).__name__}"))
         else:
             attrs[name] = value
-    if attrs.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
-        found.append((None, f"format version {attrs['format_version']}, this program reads {FORMAT_VERSION}"))
+    version = attrs.get("format_version", READABLE_VERSIONS[0])
+    if version not in READABLE_VERSIONS:
+        found.append((None, f"format version {version}, this program reads {READABLE_VERSIONS}"))
+    elif version > 1 and (missing := [name for name in VERSION_2_ATTRIBUTES if name not in attributes]):
+        found.append((None, f"attributes {', '.join(missing)} are missing"))
     if "terminated" in attrs and attrs["terminated"] == attrs.get("truncated"):
         both = bool(attrs["terminated"])
         found.append((None, f"terminated and truncated are both {both}; an episode ends in one way"))
     return attrs, found
+
+
+def is_listed(h5: h5py.File) -> bool:
+    """Whether the file names its columns as files of version 2 do, or is of version 1."""
+    names = h5.attrs.get("columns")
+    return names is None or (isinstance(names, np.ndarray) and names.ndim == 1 and _are_text(list(names)))
+
+
+def read_schema(h5: h5py.File) -> tuple[dict[str, Column], list[Finding]]:
+    """The columns that a file declares, and what is wrong with the declarations.
+
+    A column of a known name has the known shape, kind and role in any file.
+    """
+    if "columns" not in h5.attrs:
+        return {name: replace(column, shape=("T", *column.shape)) for name, column in KNOWN.items()}, []
+    if not is_listed(h5):
+        return {}, [(None, "attribute columns is no list of names")]
+    found: list[Finding] = []
+    schema: dict[str, Column] = {}
+    for name in map(str, h5.attrs["columns"]):
+        if not isinstance(h5.get(name), h5py.Dataset) or not h5[name].shape:
+            found.append((None, f"{name} is {'no column of rows' if name in h5 else 'missing'}"))
+            continue
+        try:
+            column = declared(h5, only=name)[name]
+        except (KeyError, ValueError) as error:
+            found.append((None, f"{name} is not declared: {' '.join(str(error).split())}"))
+            continue
+        known = KNOWN.get(name, column)
+        if column.role is not known.role:
+            found.append((None, f"{name} is declared as {column.role.value}, it is {known.role.value}"))
+        schema[name] = replace(column, shape=("T", *known.shape), dtype=known.dtype)
+    return schema, found
 
 
 def sound_columns(
@@ -150,7 +195,8 @@ def read_names(columns: Mapping[str, h5py.Dataset]) -> tuple[dict[str, list[str]
     """What the numbers of a column's rows are called, where that is said as it must be."""
     names: dict[str, list[str]] = {}
     found: list[Finding] = []
-    for name in [name for name in NAMED if name in columns]:
+    of_own = [name for name, data in columns.items() if "names" in data.attrs]
+    for name in dict.fromkeys([*(name for name in NAMED if name in columns), *of_own]):
         value = columns[name].attrs.get("names")
         said = list(value) if isinstance(value, np.ndarray) and value.ndim == 1 else []
         if not _are_text(said) or not len(set(said)) == len(said) == columns[name].shape[1]:
@@ -190,21 +236,23 @@ def _is_slice(place: Any) -> bool:
 
 
 def read_full_rate(
-    h5: h5py.File, attrs: Mapping[str, Any], rows: Rows, sizes: Mapping[str, int]
+    h5: h5py.File, about: About, rows: Rows, sizes: Mapping[str, int]
 ) -> tuple[Rows, list[Finding]]:
     """The columns at every control step, of which `rows` are every video_interval-th; {} where they are not whole."""
-    interval, group = int(attrs.get("video_interval", 1)), h5.get("full_rate")
+    interval, group = int(about.attrs.get("video_interval", 1)), h5.get("full_rate")
     if group is None and interval == 1:
         return {}, []
     if not isinstance(group, h5py.Group) or interval == 1:
         return {}, [(None, f"full_rate is {'missing' if group is None else 'wrong'}: video_interval is {interval}")]
-    schema = {name: SCHEMA[name] for name in LOW_DIM if name in h5 or name not in OPTIONAL}
+    schema = {name: column for name, column in about.columns.items() if name in h5}
     widths = {axis: size for axis, size in sizes.items() if axis != "T"}
     columns, found = sound_columns(group, schema, schema, widths)
-    steps, wrong = sound_columns(group, {"frame_step": FRAME_STEP}, ["frame_step"], {"T": sizes.get("T", 0)})
+    frame_step = {"frame_step": replace(FRAME_STEP, shape=("T",))}
+    steps, wrong = sound_columns(group, frame_step, frame_step, {"T": sizes.get("T", 0)})
     full = {name: data[()] for name, data in columns.items()}
     found += [*wrong, *check_finite(full)]
-    found += [(None, f"{name} is there, and no row has it") for name in OPTIONAL if name in group and name not in h5]
+    strange = [name for name in group if name not in h5 and name != "frame_step"]
+    found += [(None, f"{name} is there, and no row has it") for name in strange]
     if "T" in sizes and "T" in widths and -(-widths["T"] // interval) != sizes["T"]:
         rows_of_it = -(-widths["T"] // interval)
         found.append((None, f"has {widths['T']} control steps, which make {rows_of_it} rows, not {sizes['T']}"))

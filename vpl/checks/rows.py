@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from simulators import CameraCfg
-from vpl.format import SCHEMA
+from vpl.columns import Column
 
 Found = Iterator[tuple[int | None, str]]
 """Row (None: all of them) and reason of each problem."""
@@ -25,8 +24,10 @@ PANDA_DH = np.array([  # a (m), d (m), alpha (rad) of joints 1 to 7 and the flan
 """frankaemika.github.io/docs/control_parameters.html; the hand is turned by -45 degrees about the flange's z."""
 TOOL_Z_M = 0.1034
 ARM = [f"panda_joint{i}" for i in range(1, 8)]
-DRAWER_TASK = "Isaac-Open-Drawer-Franka"
-"""Its action and observation terms are known (drawer_task.py): joint positions relative to constants."""
+JOINT_OFFSET_TASK = "Isaac-Open-Drawer-Franka"
+"""Its actions are known: offsets of the arm's joints from a constant pose, and the gripper's sign."""
+GRIPPER_R_HAND = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])
+"""metadata.json gives wrist cameras in axes of their own: x = hand z, y = -hand y, z = hand x."""
 
 TOOL_M, TOOL_RAD = 4e-3, 0.02  # from one row to the next the tool moves by up to 20 mm
 CAMERA_M, CAMERA_RAD = 2e-3, 4e-3
@@ -46,6 +47,8 @@ class About:
     """Start and end of the observation's terms in `proprio`."""
     cameras: list[Any]
     """The list `cameras` of metadata.json."""
+    columns: Mapping[str, Column]
+    """What the file declares."""
 
 
 def check_rows(rows: Rows, about: About) -> Found:
@@ -56,9 +59,12 @@ def check_rows(rows: Rows, about: About) -> Found:
     yield from _motion(finite)
     yield from _tool(about, finite)
     yield from _cameras(finite, about.cameras)
-    yield from _state(finite)
-    if about.attrs.get("task", "").startswith(DRAWER_TASK):
-        yield from _drawer_task(about, finite)
+    yield from _state(about, finite)
+    if about.attrs.get("task", "").startswith(JOINT_OFFSET_TASK):
+        yield from _targets(finite)
+        yield from _observation(about, finite)
+    elif about.attrs.get("simulator", "isaac") != "isaac":  # Isaac Lab's other tasks add noise to what is observed
+        yield from _observation(about, finite)
 
 
 def _time(about: About, rows: Rows) -> Found:
@@ -143,44 +149,39 @@ def _cameras(rows: Rows, listed: list[Any]) -> Found:
     for camera in range(rows["extrinsics"].shape[1]):
         pose, what = rows["extrinsics"][:, camera], f"extrinsics of camera_{camera}"
         try:
-            cfg = _camera_cfg(listed[camera]) if camera < len(listed) else None
+            listed_camera = _read_camera(listed[camera]) if camera < len(listed) else None
         except (TypeError, ValueError) as error:
             yield None, f"camera_{camera} in metadata.json is none: {error}"
             continue
         mounts = {"env": pose}
         if {"ee_position", "ee_rotation"} <= rows.keys():
             mounts["gripper"] = _inverse(_hand(rows)) @ pose
-        if cfg is None:
+        if listed_camera is None:
             spread = {name: float(np.ptp(mount[:, :3, 3], axis=0).max()) for name, mount in mounts.items()}
             if "gripper" in spread and min(spread.values()) > CAMERA_M:
                 yield None, f"{what} are rigid neither in the env nor on the hand"
             continue
-        if cfg.frame not in mounts:
+        if listed_camera.frame not in mounts:
             continue
-        off = np.linalg.norm(mounts[cfg.frame][:, :3, 3] - cfg.mount[:3, 3], axis=1)
-        turn = _angle(mounts[cfg.frame][:, :3, :3], cfg.mount[:3, :3])
+        mount = mounts[listed_camera.frame]
+        off = np.linalg.norm(mount[:, :3, 3] - listed_camera.mount[:3, 3], axis=1)
+        turn = _angle(mount[:, :3, :3], listed_camera.mount[:3, :3])
         if (off > CAMERA_M).any() or (turn > CAMERA_RAD).any():
             row = int(np.argmax((off > CAMERA_M) | (turn > CAMERA_RAD)))
-            yield (
-                row,
-                (
-                    f"{what} are {1000 * off[row]:.0f} mm and {np.degrees(turn[row]):.1f} degrees off '{cfg.name}' of "
-                    f"metadata.json on the {'hand' if cfg.frame == 'gripper' else 'env'}"
-                ),
-            )
-        if (
-            camera < len(rows.get("intrinsics", ()))
-            and np.abs(rows["intrinsics"][camera] - cfg.intrinsics).max() > 0.01
-        ):
-            yield None, f"intrinsics of camera_{camera} are not those of '{cfg.name}' in metadata.json"
+            carrier = "hand" if listed_camera.frame == "gripper" else "env"
+            far = f"{1000 * off[row]:.0f} mm and {np.degrees(turn[row]):.1f} degrees"
+            yield row, f"{what} are {far} off '{listed_camera.name}' of metadata.json on the {carrier}"
+        K = rows["intrinsics"][camera] if camera < len(rows.get("intrinsics", ())) else listed_camera.intrinsics
+        if np.abs(K - listed_camera.intrinsics).max() > 0.01:
+            yield None, f"intrinsics of camera_{camera} are not those of '{listed_camera.name}' in metadata.json"
 
 
-def _state(rows: Rows) -> Found:
+def _state(about: About, rows: Rows) -> Found:
     """What a state says of joints is what their columns say in the same row."""
     if "sim_state" not in rows or len(rows["sim_state"]) < 8:
         return
     state = rows["sim_state"].astype(np.float32)
-    for name, column in SCHEMA.items():
+    for name, column in about.columns.items():
         if not column.in_state or name not in rows or not np.ptp(rows[name], axis=0).any():
             continue
         numbers = rows[name].reshape(len(state), -1)
@@ -213,8 +214,8 @@ def _ascend(places: list[np.ndarray]) -> bool:
     return True
 
 
-def _drawer_task(about: About, rows: Rows) -> Found:
-    """Observations and drive targets of the drawer task are functions of the other columns."""
+def _targets(rows: Rows) -> Found:
+    """Drive targets are what the action asks for."""
     if {"action", "joint_pos_target"} <= rows.keys() and rows["action"].shape[1] == 8:
         arm = rows["joint_pos_target"][:, :7] - rows["action"][:, :7]
         yield from _constant(arm, "joint_pos_target is not action plus the default pose")
@@ -222,10 +223,14 @@ def _drawer_task(about: About, rows: Rows) -> Found:
         fingers = rows["joint_pos_target"][:, 7:9].max(axis=1) < 0.02
         if (closes != fingers).any():
             yield int(np.argmax(closes != fingers)), "joint_pos_target of the fingers is not what action asks"
+
+
+def _observation(about: About, rows: Rows) -> Found:
+    """Parts of the observation are functions of other columns."""
     if "proprio" not in rows:
         return
     part = {name: rows["proprio"][:, start:end] for name, (start, end) in about.terms.items()}
-    for name, column in SCHEMA.items():
+    for name, column in about.columns.items():
         term = column.observed_as
         if term not in part or name not in rows:
             continue
@@ -294,6 +299,32 @@ def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.arccos(np.clip((trace - 1) / 2, -1, 1))
 
 
-def _camera_cfg(row: Mapping[str, Any]) -> CameraCfg | None:
-    names = ("name", "eye", "target", "frame", "up", "vertical_fov_deg", "width", "height")
-    return CameraCfg(**{name: row[name] for name in names}) if set(names) <= row.keys() else None
+@dataclass(frozen=True)
+class _Camera:
+    """One of metadata.json's cameras."""
+
+    name: str
+    frame: str
+    mount: np.ndarray
+    """`T_frame_cam` (4, 4), of the env or of the panda_hand body."""
+    intrinsics: np.ndarray
+    """(3, 3)."""
+
+
+def _read_camera(row: Mapping[str, Any]) -> _Camera | None:
+    """None where it does not say how it stands; raises TypeError or ValueError where it says nonsense."""
+    if not {"name", "eye", "target", "frame", "up", "vertical_fov_deg", "width", "height"} <= row.keys():
+        return None
+    forward = np.subtract(row["target"], row["eye"]).astype(np.float64)
+    z = forward / np.linalg.norm(forward)
+    x = np.cross(z, row["up"])
+    x /= np.linalg.norm(x)
+    mount = np.eye(4)
+    mount[:3, :3], mount[:3, 3] = np.column_stack([x, np.cross(z, x), z]), row["eye"]
+    if not np.isfinite(mount).all() or row["frame"] not in ("env", "gripper"):
+        raise ValueError(f"eye {row['eye']}, target {row['target']}, up {row['up']}, frame {row['frame']}")
+    if row["frame"] == "gripper":
+        mount[:3] = GRIPPER_R_HAND @ mount[:3]
+    focal_px = 0.5 * row["height"] / np.tan(np.radians(row["vertical_fov_deg"]) / 2)
+    K = np.array([[focal_px, 0, row["width"] / 2], [0, focal_px, row["height"] / 2], [0, 0, 1]])
+    return _Camera(str(row["name"]), row["frame"], mount, K)

@@ -28,9 +28,8 @@ import imageio.v3 as iio
 import numpy as np
 
 from vpl.columns import Role
-from vpl.episode import final_metric
+from vpl.episode import final_value
 from vpl.files import published, read_json
-from vpl.format import SCHEMA
 from vpl.reader import Episode, load_episode
 from vpl.stats import spread_rows
 
@@ -102,10 +101,10 @@ def describe(episode: Episode, place: Path, numbers: bytearray) -> dict[str, Any
     }
     for name in [name for role in CURVES for name in episode.columns(role) if name != "timestamps"]:
         if np.prod(file[name].shape[1:]) <= WIDEST:
-            about = {"names": list(file[name].attrs.get("names", ())), "unit": SCHEMA[name].unit}
+            about = {"names": list(episode.declared[name].names), "unit": episode.declared[name].unit}
             described["curves"][name] = pack(file[name][:][rows], numbers) | about
     if metric := attrs.get("success_metric"):
-        final = final_metric(file, metric)
+        final = final_value(file, metric)
         described |= {"metric": metric, "final": final if np.isfinite(final) else None}  # JSON has no NaN
     if "extrinsics" in file:
         for camera, video in enumerate(described["videos"]):

@@ -1,0 +1,119 @@
+"""What metadata.json records of a run's command line and machine, and what --resume takes over of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+import torch
+
+from flags import FlagError, converted
+from policies.rsl_rl import CheckpointPolicy
+from simulators import CameraEnv
+from simulators.cameras import CameraCfg
+from vpl.episode import read_metadata
+from vpl.format import FORMAT_VERSION
+from vpl.runs import project_versions
+
+MAY_DIFFER = {
+    "num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume", "enable_cameras",
+    "kit_args", "self_check", "activation", "clip_actions",
+}  # fmt: skip
+"""Flags that change nothing in an episode that is yet to be collected (the policy that comes of them is compared)."""
+
+
+def arguments(flags: Any) -> dict[str, Any]:
+    """The flags as metadata.json has them; JSON types."""
+    return {f.name: jsonable(getattr(flags, f.name)) for f in fields(flags)}
+
+
+def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
+    """The policy as metadata.json has it."""
+    names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions", "settings")
+    return {"path": str(path), **{name: getattr(policy, name) for name in names}}
+
+
+def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
+    """The cameras as metadata.json has them."""
+    return [{**asdict(camera), "intrinsics": camera.intrinsics.tolist()} for camera in cameras]
+
+
+def versions(env: CameraEnv) -> dict[str, Any]:
+    """What makes the episodes, as metadata.json has it."""
+    return {
+        **project_versions(Path(__file__).parent.parent),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "av": av.__version__,
+        **env.describe(),
+    }
+
+
+def read_resumable(dataset: Path) -> dict[str, Any]:
+    """metadata.json of the dataset that --resume names.
+
+    Raises:
+        FlagError: it cannot be gone on with.
+    """
+    if not (dataset / "metadata.json").is_file():
+        raise FlagError(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
+    try:
+        metadata = read_metadata(dataset)
+    except ValueError as error:
+        raise FlagError(str(error)) from error
+    if "sources" in metadata:
+        raise FlagError(f"--resume {dataset} was merged from several datasets; resume those and merge again")
+    if "replayed" in metadata:
+        raise FlagError(
+            f"--resume {dataset} was filmed by replay_episode.py; film {metadata['replayed']['from']} again"
+        )
+    return metadata
+
+
+def as_flags(metadata: Mapping[str, Any], flags: type) -> dict[str, Any]:
+    """The recorded values of the flags that there are, in the types of the dataclass `flags`."""
+    recorded = metadata["arguments"] | {"simulator": metadata["simulator"]}
+    return converted(flags, recorded)
+
+
+def check_agreement(
+    metadata: Mapping[str, Any], flags: Any, policy: CheckpointPolicy, cameras: list[dict[str, Any]]
+) -> None:
+    """Refuse to resume with anything that would make the missing episodes differ from what they would have been.
+
+    Raises:
+        FlagError: there is such a thing.
+    """
+    recorded, given = metadata["arguments"], arguments(flags)
+    for name in sorted((recorded.keys() & given.keys()) - MAY_DIFFER):
+        if given[name] != recorded[name]:
+            raise FlagError(f"--resume: --{name} is {given[name]}, the dataset was collected with {recorded[name]}")
+    if flags.num_episodes < recorded["num_episodes"]:
+        raise FlagError(f"--resume: --num_episodes {flags.num_episodes} is below the dataset's {recorded['num_episodes']}")
+    for name, value in checkpoint_row(flags.checkpoint, policy).items():
+        if name not in ("path", "settings") and value != metadata["checkpoint"][name]:
+            raise FlagError(
+                f"--resume: --checkpoint {flags.checkpoint} is not the dataset's: its {name} is {value}, "
+                f"recorded is {metadata['checkpoint'][name]}; give that one"
+            )
+    if jsonable(cameras) != metadata["cameras"]:
+        raise FlagError("--resume: this version places the cameras differently; resume with the version that collected")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise FlagError(
+            f"--resume: the dataset is of format version {metadata.get('format_version')}, this program writes "
+            f"{FORMAT_VERSION}; collect the rest as a dataset of its own, or resume with the version that collected"
+        )
+
+
+def jsonable(value: Any) -> Any:
+    """`value` as it reads back from JSON."""
+    return json.loads(json.dumps(value, default=str))
