@@ -11,11 +11,11 @@ deterministic), and actions drift: PhysX keeps contacts and a solver's warm star
 
 from __future__ import annotations
 
-import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +23,65 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
-from flags.collect import (
-    WARP_FLAGS,
-    add_camera_flags,
-    camera_rows,
-    cameras,
-    check_camera_flags,
-    check_seed_and_device,
-    versions,
-)
-from simulators import SIMULATORS, DrawerEnv, Sample, SimulatorCfg, SimulatorError, load, resolve
+from flags import FlagError, converted, flag, parse, positional, refuse
+from flags.cameras import CameraFlags
+from flags.collect import check_seed_and_device
+from flags.recorded import arguments, camera_rows, versions
+from simulators import SIMULATORS, CameraEnv, Sample, SimulatorCfg, SimulatorError, load, options, resolve
+from simulators.cameras import CameraCfg
+from vpl.compare import fit, side_by_side
 from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_damaged
 from vpl.files import StopSignal, at_free_name, run
-from vpl.format import LOW_DIM, SCHEMA
+from vpl.motion import Recorded, batch, rounds, variations
 from vpl.round import said_of
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_saver import VPLSaver
 
+CAMERA_FLAGS = [field.name for field in fields(CameraFlags)]
+FROM_STATE = ("success", "extrinsics")
+"""Columns that are not taken from the recording: the first is not in one of version 1."""
 KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")
 """What a filmed dataset's metadata.json takes over: where the motion comes from."""
-CURVE_PX = 90
-CURVE_RGB, CURSOR_RGB = (200, 60, 30), (40, 40, 40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayFlags(CameraFlags):
+    """What can be told; cameras are the recorded ones where nothing is given."""
+
+    path: Path = positional("a dataset, or one episode of it")
+    mode: str = flag("states", "what drives", choices=("states", "actions"))
+    compare: Path | None = flag(None, "write this video of one episode, no dataset", metavar="MP4")
+    data_root: Path = flag(Path("vpl_tiled"), "folder that gets the new dataset", metavar="FOLDER")
+    light: float = flag(1.0, "brightness, a multiple of the scene's own")
+    simulator: str | None = flag(None, "what simulates", choices=tuple(SIMULATORS), default_says="the recorded one")
+    device: str | None = flag(None, "torch device", default_says="cpu with mujoco, else cuda:0")
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What an episode's file says at every control step."""
+class Job:
+    """What is to be replayed, and by what."""
 
-    name: str
-    env: int
-    attrs: dict[str, Any]
-    rows: dict[str, np.ndarray]
-    """The columns of LOW_DIM that it has, (T, ...)."""
+    flags: ReplayFlags
+    """With the simulator and its device chosen."""
+    simulator: str
+    cameras: tuple[CameraCfg, ...]
+    metadata: dict[str, Any]
+    """The recorded dataset's."""
+    folders: list[Path]
+    """The episodes that can be read."""
+    all_whole: bool
+    single: bool
+    """Whether one episode alone was asked for."""
 
-    def __len__(self) -> int:
-        return len(self.rows["sim_state"])
+    @property
+    def num_envs(self) -> int:
+        """Envs to drive."""
+        return 1 if self.single else self.metadata["arguments"]["num_envs"]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """The flags that the dataset was collected with."""
+        return self.metadata["arguments"]
 
 
 class ForeignStateError(ValueError):
@@ -65,37 +89,44 @@ class ForeignStateError(ValueError):
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     try:
-        with load(args.simulator)(simulator_cfg(args)) as env:
-            check_states(env, args)
-            if args.compare:
-                compare(env, args)
-            elif args.mode == "actions":
-                report_drift(env, args)
-            elif code := film(env, args):
-                return code
+        return replay(prepare(argv))
+    except FlagError as error:
+        refuse(error)
     except ForeignStateError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (SaverError, SimulatorError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return int(not args.all_whole)
 
 
-def simulator_cfg(args: argparse.Namespace) -> SimulatorCfg:
+def replay(job: Job) -> int:
+    """Do what the flags say; returns the exit code."""
+    with load(job.simulator, simulator_cfg(job)) as env:
+        check_states(env, job)
+        if job.flags.compare:
+            compare(env, job, job.flags.compare)
+        elif job.flags.mode == "actions":
+            report_drift(env, job)
+        elif code := film(env, job):
+            return code
+    return int(not job.all_whole)
+
+
+def simulator_cfg(job: Job) -> SimulatorCfg:
     """As recorded, but for cameras and light; no cameras where nothing is filmed."""
-    filmed = args.compare is not None or args.mode == "states"
+    flags = job.flags
+    filmed = flags.compare is not None or flags.mode == "states"
+    drawn = {"samples_per_pixel": flags.samples_per_pixel, "shadows": flags.shadows}
     return SimulatorCfg(
-        task=args.metadata["task"], num_envs=args.num_envs, cameras=args.cameras if filmed else (),
-        seed=args.metadata["arguments"]["seed"], device=args.device, light=args.light,
-        env_spacing=args.metadata["arguments"]["env_spacing"],
-        samples_per_pixel=args.samples_per_pixel, shadows=args.shadows,
+        task=job.metadata["task"], num_envs=job.num_envs, cameras=job.cameras if filmed else (),
+        seed=job.recorded["seed"], device=str(flags.device), light=flags.light,
+        options=options(job.simulator, {**drawn, "env_spacing": job.recorded["env_spacing"]}),
     )  # fmt: skip
 
 
-def check_states(env: DrawerEnv, args: argparse.Namespace) -> None:
+def check_states(env: CameraEnv, job: Job) -> None:
     """Refuse recorded episodes whose columns mean something else here; say where that was not recorded.
 
     Raises:
@@ -103,24 +134,24 @@ def check_states(env: DrawerEnv, args: argparse.Namespace) -> None:
     """
     ours = {
         "columns of sim_state": f"{env.state_spec} ({env.get_state().shape[1]})",
-        "joints": ", ".join(env.joint_names),
+        "joints": ", ".join(env.columns["joint_pos"].names),
         "observations": str(list(env.obs_terms)),
         "actions": str(env.num_actions),
         "physics of the scene": env.scene[:12],
     }
     unknown = 0
-    for folder in args.folders:
+    for folder in job.folders:
         with load_episode(folder) as episode:
             recorded = meaning(episode)
         unknown += env.scene != "" and "physics of the scene" not in recorded
         for name, value in recorded.items():
             if value != ours[name]:
                 raise ForeignStateError(
-                    f"{folder}: its {name} are {value}, but {ours[name]} with --simulator {args.simulator}; "
-                    f"replay it with --simulator {args.metadata['simulator']} and the versions in its metadata.json"
+                    f"{folder}: its {name} are {value}, but {ours[name]} with --simulator {job.simulator}; "
+                    f"replay it with --simulator {job.metadata['simulator']} and the versions in its metadata.json"
                 )
     if unknown:
-        count = f"{unknown} of {len(args.folders)} episodes"
+        count = f"{unknown} of {len(job.folders)} episodes"
         print(f"note        {count} do not say which scene they are of; it is not checked")
 
 
@@ -136,25 +167,25 @@ def meaning(episode: Episode) -> dict[str, str]:
     return said | ({"physics of the scene": states.attrs["scene"][:12]} if "scene" in states.attrs else {})
 
 
-def film(env: DrawerEnv, args: argparse.Namespace) -> int:
+def film(env: CameraEnv, job: Job) -> int:
     """Write a dataset with the recorded motion and new pictures; returns the exit code."""
     stop = StopSignal("ended episodes are being published")
-    with open_saver(env, args) as saver:
+    with open_saver(env, job) as saver:
         stop.hurry = saver.give_up
         print(f"dataset     {saver.cfg.root}", flush=True)
-        for round_index, episodes in rounds(args):
+        for round_index, episodes in rounds(job.folders, job.single):
             recording = np.zeros(env.num_envs, bool)
             recording[[episode.env for episode in episodes]] = True
-            saver.begin_round(round_index)
+            saver.begin_round(round_index, variations(episodes, env.num_envs))
             for step in range(max(map(len, episodes))):
                 if stop.number:
                     return 128 + stop.number
                 rows = batch(episodes, step, env.num_envs)
                 env.set_state(rows["sim_state"])
-                sample = env.capture(render=saver.wants_images(step))
-                kept: dict[str, Any] = {field.name: rows.get(field.name) for field in fields(Sample)}
-                kept |= {"color": sample.color, "extrinsics": sample.extrinsics}
-                saver.store(Sample(**kept), rows["action"], rows["joint_pos_target"], rows["reward"], recording)
+                sample = env.capture(saver.cfg.streams if saver.wants_images(step) else ())
+                anew = {name: sample[name] for name in FROM_STATE if name in saver.cfg.columns}
+                columns = {name: anew.get(name, rows.get(name)) for name in saver.cfg.columns}
+                saver.store(columns, sample.images, recording)
                 ended = [episode for episode in episodes if len(episode) == step + 1]
                 if ended:
                     recording = end(saver, ended, recording)
@@ -173,11 +204,11 @@ def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.
     return recording & ~ended  # a new array: the saver keeps the old one
 
 
-def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
+def report_drift(env: CameraEnv, job: Job) -> None:
     """Simulate from each episode's first state with its actions; print how far its states are from the simulation's."""
     print(f"{'episode':<14}{'steps':>6}{'exact':>7}{'joints':>12}{'measured':>12}{'first at':>10}")
     exact = count = 0
-    for _, episodes in rounds(args):
+    for _, episodes in rounds(job.folders, job.single):
         drifts = {episode.name: np.zeros((len(episode), 3)) for episode in episodes}
         for step, sample in simulate(env, episodes):
             for episode in episodes:
@@ -185,7 +216,8 @@ def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
                     drifts[episode.name][step] = drift(episode, step, sample)
         for episode in episodes:
             differs, joints, measured = drifts[episode.name].T
-            unit = SCHEMA[episode.attrs["success_metric"]].unit if "success_metric" in episode.attrs else ""
+            metric = episode.attrs.get("success_metric")
+            unit = env.columns[metric].unit if metric in env.columns else ""
             first, word = (str(int(np.argmax(differs))), "no") if differs.any() else ("-", "yes")
             print(f"{episode.name:<14}{len(episode):>6}{word:>7}{joints.max():>8.1e} rad", end="")
             print(f"{measured.max():>10.1e} {unit:<1}{first:>10}")
@@ -193,133 +225,79 @@ def report_drift(env: DrawerEnv, args: argparse.Namespace) -> None:
     print(f"\n{exact} of {count} episodes came out exactly as they were recorded")
 
 
-def simulate(env: DrawerEnv, episodes: list[Recorded], render: bool = False) -> Iterator[tuple[int, Sample]]:
+def simulate(env: CameraEnv, episodes: list[Recorded], streams: tuple[str, ...] = ()) -> Iterator[tuple[int, Sample]]:
     """Each step and its sample, of a simulation that starts from the first states and takes the recorded actions."""
     env.reset(0)
     env.set_state(batch(episodes, 0, env.num_envs)["sim_state"])
     for step in range(max(map(len, episodes))):
-        yield step, env.capture(render=render)
+        yield step, env.capture(streams)
         env.step(torch.as_tensor(batch(episodes, step, env.num_envs)["action"], device=env.device))
 
 
 def drift(episode: Recorded, step: int, sample: Sample) -> tuple[float, float, float]:
     """Whether the whole state differs (0 or 1), by how much the joints (rad), what success is measured by."""
     rows, env = episode.rows, episode.env
-    joints = float(np.abs(sample.joint_pos[env] - rows["joint_pos"][step]).max())
+    joints = float(np.abs(sample["joint_pos"][env] - rows["joint_pos"][step]).max())
     measured, metric = 0.0, episode.attrs.get("success_metric")
-    if metric and getattr(sample, metric) is not None:
-        measured = float(abs(getattr(sample, metric)[env] - rows[metric][step]))
-    return float((sample.sim_state[env] != rows["sim_state"][step]).any()), joints, measured
+    if metric and metric in sample.columns:
+        measured = float(abs(sample[metric][env] - rows[metric][step]))
+    return float((sample["sim_state"][env] != rows["sim_state"][step]).any()), joints, measured
 
 
-def compare(env: DrawerEnv, args: argparse.Namespace) -> None:
+def compare(env: CameraEnv, job: Job, output: Path) -> None:
     """Write a video: what was recorded, what is filmed now, and below them how far pictures or joints differ."""
-    ((_, (episode,)),) = rounds(args)
+    ((_, (episode,)),) = rounds(job.folders, job.single)
     interval = episode.attrs["video_interval"]
-    with load_episode(args.folders[0]) as file:
+    with load_episode(job.folders[0]) as file:
         recorded = file["color"][:]
     filmed, errors = [], []
-    if args.mode == "actions":
-        for step, sample in simulate(env, [episode], render=True):
+    if job.flags.mode == "actions":
+        for step, sample in simulate(env, [episode], ("color",)):
             if step % interval == 0:
-                filmed.append(images(sample)[0])
+                filmed.append(sample["color"][0])
                 errors.append(drift(episode, step, sample)[1])
     else:
         for row, before in enumerate(recorded):
             env.set_state(episode.rows["sim_state"][row * interval][None])
-            filmed.append(images(env.capture())[0])
+            filmed.append(env.capture(["color"])["color"][0])
             pairs = zip(filmed[-1], before, strict=False)
             errors.append(float(np.mean([np.abs(fit(b, a).astype(float) - a).mean() for a, b in pairs])))
-    unit = "rad" if args.mode == "actions" else "levels of 255"
+    unit = "rad" if job.flags.mode == "actions" else "levels of 255"
     frames = [side_by_side(recorded[row], filmed[row], np.array(errors), row) for row in range(len(recorded))]
-    iio.imwrite(args.compare, np.stack(frames), plugin="pyav", codec="libx264", fps=float(episode.attrs["fps"]))
-    print(f"{args.compare}: recorded left, {args.mode} replayed right; largest error {max(errors):.2g} {unit}")
+    iio.imwrite(output, np.stack(frames), plugin="pyav", codec="libx264", fps=float(episode.attrs["fps"]))
+    print(f"{output}: recorded left, {job.flags.mode} replayed right; largest error {max(errors):.2g} {unit}")
 
 
-def images(sample: Sample) -> np.ndarray:
-    assert sample.color is not None
-    return sample.color
-
-
-def fit(image: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """`image` in the size of `like`, by its nearest pixels."""
-    rows, columns = (np.arange(n) * old // n for n, old in zip(like.shape[:2], image.shape[:2], strict=True))
-    return image[rows][:, columns]
-
-
-def side_by_side(recorded: np.ndarray, filmed: np.ndarray, errors: np.ndarray, row: int) -> np.ndarray:
-    """A frame: recorded left, filmed right, a line a camera; at the bottom the errors. (H, W, 3) uint8, even sizes."""
-    lines = [np.hstack([fit(old, new), new]) for old, new in zip(recorded, filmed, strict=False)]
-    return np.vstack([*lines, curve(errors, row, lines[0].shape[1])])
-
-
-def curve(errors: np.ndarray, row: int, width: int) -> np.ndarray:
-    """The errors over the episode as a line, a cursor at `row`; (CURVE_PX, width, 3) uint8."""
-    strip = np.full((CURVE_PX, width, 3), 255, np.uint8)
-    top = max(np.nanmax(errors, initial=0), 1e-9)
-    x = np.linspace(0, len(errors) - 1, width)
-    y = (CURVE_PX - 4 - np.interp(x, np.arange(len(errors)), np.nan_to_num(errors)) / top * (CURVE_PX - 8)).astype(int)
-    for column in range(width - 1):
-        low, high = sorted((y[column], y[column + 1]))
-        strip[low : high + 2, column] = CURVE_RGB
-    strip[:, min(width - 1, round(row / max(1, len(errors) - 1) * (width - 1)))] = CURSOR_RGB
-    return strip
-
-
-def rounds(args: argparse.Namespace) -> Iterator[tuple[int, list[Recorded]]]:
-    """The recorded episodes, by round; one episode alone is env 0 of a round of its own number."""
-    single = args.num_envs == 1 and len(args.folders) == 1
-    by_round: dict[int, list[Path]] = {}
-    for folder in args.folders:
-        with load_episode(folder) as episode:
-            key = "episode_index" if single else "round"
-            by_round.setdefault(episode.attrs[key], []).append(folder)
-    for round_index, folders in sorted(by_round.items()):
-        yield round_index, [read(folder, single) for folder in folders]
-
-
-def read(folder: Path, alone: bool) -> Recorded:
-    """An episode's numbers."""
-    with load_episode(folder) as episode:
-        table = episode.h5.get("full_rate", episode.h5)
-        rows = {name: table[name][:] for name in LOW_DIM if name in table}
-        return Recorded(folder.name, 0 if alone else episode.attrs["env_index"], episode.attrs, rows)
-
-
-def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.ndarray]:
-    """A step of all envs, (N, ...) each: the last row of what has ended, the first episode's where there is none."""
-    chosen: list[Recorded] = [episodes[0]] * num_envs
-    for episode in episodes:
-        chosen[episode.env] = episode
-    return {name: np.stack([e.rows[name][min(step, len(e) - 1)] for e in chosen]) for name in episodes[0].rows}
-
-
-def open_saver(env: DrawerEnv, args: argparse.Namespace) -> VPLSaver:
+def open_saver(env: CameraEnv, job: Job) -> VPLSaver:
     """The saver of the new dataset, which is named as the recorded one is."""
-    arguments = args.metadata["arguments"]
-    task = args.metadata["task"].replace("/", "_")
-    name = f"{task}_{arguments['sim_or_real']}_{arguments['robot_name']}"
-    return at_free_name(args.data_root, name, lambda root: VPLSaver(dataset_cfg(env, args, root)))
+    task = re.sub(r"[^\w.+-]", "_", job.metadata["task"])
+    name = f"{task}_{job.recorded['sim_or_real']}_{job.recorded['robot_name']}"
+    return at_free_name(job.flags.data_root, name, lambda root: VPLSaver(dataset_cfg(env, job, root)))
 
 
-def dataset_cfg(env: DrawerEnv, args: argparse.Namespace, root: Path) -> DatasetCfg:
+def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
     """The description of the new dataset in the folder `root`: the recorded one's, but for its pictures."""
-    metadata, arguments = args.metadata, args.metadata["arguments"] | args.drawn
+    flags, metadata = job.flags, job.metadata
+    drawn = {name: value for name, value in arguments(flags).items() if name in CAMERA_FLAGS}
+    recorded = job.recorded | drawn | {"num_envs": job.num_envs}
     kept = {key: metadata[key] for key in KEPT if key in metadata}
+    with load_episode(job.folders[0]) as first:
+        instruction, known = first.attrs["language_instruction"], {*first.declared, *FROM_STATE}
     return DatasetCfg(
-        root=root, task=metadata["task"], simulator=args.simulator, num_envs=args.num_envs,
-        steps=arguments["steps"], step_dt=env.step_dt, width=args.width, height=args.height,
-        camera_names=tuple(camera.name for camera in args.cameras),
-        intrinsics=np.stack([camera.intrinsics for camera in args.cameras]), joint_names=env.joint_names,
-        obs_terms=env.obs_terms, state_spec=env.state_spec, scene=env.scene, seed=arguments["seed"],
-        success_metric=env.task.success_metric, success_threshold=env.task.success_threshold,
-        language_instruction=env.task.language_instruction, video_interval=arguments["video_interval"],
-        fps=arguments["fps"], only_success=arguments["only_success"], compress=arguments["compress"] == "gzip",
-        episode_attrs=dict(map(own_attrs, args.folders)),
+        root=root, task=metadata["task"], simulator=job.simulator, num_envs=job.num_envs,
+        steps=recorded["steps"], step_dt=env.step_dt, width=flags.width, height=flags.height,
+        camera_names=tuple(camera.name for camera in job.cameras),
+        intrinsics=np.stack([camera.intrinsics for camera in job.cameras]), 
+        columns={name: column for name, column in env.columns.items() if name in known},
+        obs_terms=env.obs_terms, state_spec=env.state_spec, scene=env.scene, seed=recorded["seed"],
+        success_rule=env.task.success_rule, language_instruction=instruction,
+        video_interval=recorded["video_interval"],
+        fps=recorded["fps"], only_success=recorded["only_success"], compress=recorded["compress"] == "gzip",
+        episode_attrs=dict(map(own_attrs, job.folders)),
         metadata={
-            **kept, "arguments": arguments, "versions": versions(env),
-            "cameras": camera_rows(args.cameras),
-            "replayed": {"from": str(args.path), "light": args.light, "versions": metadata["versions"]},
+            **kept, "arguments": recorded, "versions": versions(env),
+            "cameras": camera_rows(job.cameras),
+            "replayed": {"from": str(flags.path), "light": flags.light, "versions": metadata["versions"]},
         },
     )  # fmt: skip
 
@@ -331,67 +309,59 @@ def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:
     return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source", "run")}
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Parse and refuse; adds `metadata`, `folders`, `num_envs`, `cameras` and `drawn`, the flags that may differ from
-    the recorded ones; those of cameras default to them.
+def prepare(argv: list[str] | None) -> Job:
+    """Parse and refuse; cameras that are not given are as they were recorded.
+
+    Raises:
+        FlagError: there is nothing to replay, or a flag that cannot be.
     """
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        usage=argparse.SUPPRESS,
-    )  # fmt: skip
-    parser.add_argument("path", type=Path, help="a dataset, or one episode of it")
-    parser.add_argument("--mode", choices=("states", "actions"), default="states", help="what drives [states]")
-    parser.add_argument("--compare", type=Path, metavar="MP4", help="write this video of one episode, no dataset")
-    parser.add_argument("--data_root", type=Path, default=Path("data"), help="folder that gets the new dataset [data]")
-    parser.add_argument("--light", type=float, default=1.0, help="brightness, a multiple of the scene's own [1]")
-    parser.add_argument("--simulator", default=None, choices=tuple(SIMULATORS), help="[the recorded one]")
-    parser.add_argument("--device", default=None, help="torch device [cpu with mujoco, else cuda:0]")
-    add_camera_flags(parser)
-    known = parser.parse_known_args(argv)[0]
-    path = known.path
-    folders = [path] if path.name.startswith("episode_") else episode_folders(path)
-    root = path.parent if path in folders else path
-    if path in folders and root.name == "failed" and not (root / "metadata.json").is_file():
-        root = root.parent
-    if not folders or not (root / "metadata.json").is_file():
-        parser.error(
-            f"{path} is no dataset and no episode of one: there is no metadata.json; give data/NAME/episode_000"
-        )
-    try:
-        metadata = read_metadata(root)
-    except ValueError as error:
-        parser.error(str(error))
-    if path in folders and (damaged := damage(path)):
-        parser.error(damaged)
+    flags = parse(ReplayFlags, argv, __doc__)
+    folders, metadata = find_episodes(flags.path)
+    single = flags.path in folders
+    if single and (damaged := damage(flags.path)):
+        raise FlagError(damaged)
     whole = without_damaged(folders)
     if not whole:
-        parser.error(f"{path} has no episode that can be read")
-    recorded = argparse.ArgumentParser(add_help=False)
-    add_camera_flags(recorded)
-    names = [action.dest for action in recorded._actions]
-    arguments = {name: value for name, value in metadata["arguments"].items() if name in names}
-    if (known.simulator or metadata["simulator"]) != "mujoco_warp":  # what others cannot draw is not asked of them
-        arguments = {name: value for name, value in arguments.items() if name not in WARP_FLAGS}
-    args = parser.parse_args(argv, argparse.Namespace(**arguments))
-    args.metadata, args.folders, args.all_whole = metadata, whole, len(whole) == len(folders)
-    args.num_envs = 1 if path in folders else metadata["arguments"]["num_envs"]
-    if args.compare and (path not in folders or args.compare.exists()):
-        parser.error(
-            f"--compare {args.compare}: " + ("exists already" if args.compare.exists() else "name one episode")
-        )
-    if not 0.05 <= args.light <= 10:
-        parser.error(f"--light must be from 0.05 to 10, got {args.light}")
+        raise FlagError(f"{flags.path} has no episode that can be read")
+    recorded = converted(CameraFlags, metadata["arguments"])
+    if (flags.simulator or metadata["simulator"]) != "mujoco_warp":  # what others cannot draw is not asked of them
+        recorded = {name: value for name, value in recorded.items() if name not in ("samples_per_pixel", "shadows")}
+    flags = parse(ReplayFlags, argv, __doc__, recorded=recorded)
+    if flags.compare and (not single or flags.compare.exists()):
+        wrong = "exists already" if flags.compare.exists() else "name one episode"
+        raise FlagError(f"--compare {flags.compare}: {wrong}")
+    if not 0.05 <= flags.light <= 10:
+        raise FlagError(f"--light must be from 0.05 to 10, got {flags.light}")
     try:
-        args.simulator = resolve(args.simulator or metadata["simulator"])
-        args.device = args.device or SIMULATORS[args.simulator].device
-        args.seed = metadata["arguments"]["seed"]
-        check_seed_and_device(parser, args)
-        check_camera_flags(parser, args)
-        args.cameras = cameras(args)
-        args.drawn = {name: getattr(args, name) for name in ("num_envs", *names)}
+        simulator = resolve(flags.simulator or metadata["simulator"])
     except ValueError as error:
-        parser.error(str(error))
-    return args
+        raise FlagError(str(error)) from error
+    flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
+    check_seed_and_device(metadata["arguments"]["seed"], simulator, str(flags.device))
+    flags.check(simulator)
+    return Job(flags, simulator, flags.cameras(), metadata, whole, len(whole) == len(folders), single)
+
+
+def find_episodes(path: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The episodes of a dataset, or the one at `path`, and the dataset's metadata.json.
+
+    Raises:
+        FlagError: there is none.
+    """
+    single = path.name.startswith("episode_")
+    folders = [path] if single else episode_folders(path)
+    root = path.parent if single else path
+    if single and root.name == "failed" and not (root / "metadata.json").is_file():
+        root = root.parent
+    if not folders or not (root / "metadata.json").is_file():
+        raise FlagError(
+            f"{path} is no dataset and no episode of one: there is no metadata.json; give a folder such as "
+            "vpl_tiled/NAME/episode_000"
+        )
+    try:
+        return folders, read_metadata(root)
+    except ValueError as error:
+        raise FlagError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
-"""Train a policy that opens the drawer: RSL-RL's PPO on an embedded simulator, from nothing to a checkpoint in minutes.
+"""Train a policy: RSL-RL's PPO on an embedded simulator, from nothing to a checkpoint in minutes.
 
-    python train_policy.py --log_dir logs/drawer            # then: --checkpoint logs/drawer/model_199.pt
+    python train_policy.py --log_dir logs/mine            # then: --checkpoint logs/mine/model_199.pt
 
 Writes into --log_dir: model_<iteration>.pt (RSL-RL 5 layout), params/agent.yaml, progress.csv, learning_curve.png.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import csv
 import io
@@ -16,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,9 +23,11 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
-from flags.collect import check_seed_and_device
-from simulators import SIMULATORS, TASKS, DrawerEnv, SimulatorCfg, SimulatorError, load, resolve
+from flags import FlagError, flag, parse, refuse
+from flags.collect import check_at_least_1, check_seed_and_device
+from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cache import writable_cache
+from simulators.tasks import load_task
 from vpl.files import StopSignal, run
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
@@ -73,49 +74,87 @@ class Progress:
     reward: float
     """Mean reward of a step."""
     success_rate: float
-    """Share of the episodes ended in this iteration whose drawer was open at their end; nan if none ended."""
+    """Share of the episodes ended in this iteration that had succeeded at their end; nan if none ended."""
     episodes: int
     action_std: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags:
+    """What the trainer can be told."""
+
+    task: str = flag("Isaac-Open-Drawer-Franka-v0", "what to learn: a registered task, or your own as module:Class")
+    simulator: str = flag(EMBEDDED[0], "where to learn it", choices=EMBEDDED)
+    num_envs: int = flag(1024, "envs simulated side by side")
+    max_iterations: int = flag(200, "PPO iterations of num_envs x 48 steps")
+    save_interval: int = flag(50, "iterations between two checkpoints")
+    seed: int = flag(42, "fixes the run (mujoco_warp: its draws)")
+    device: str | None = flag(None, "torch device of networks and task", default_says="the simulator's")
+    log_dir: Path | None = flag(None, "new folder for the results", metavar="FOLDER", default_says="logs/<date_time>")
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = parse_args(argv)
     try:
-        return train(args)
+        return train(check(parse(TrainFlags, argv, __doc__)))
+    except FlagError as error:
+        refuse(error)
     except SimulatorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def train(args: argparse.Namespace) -> int:
+def check(flags: TrainFlags) -> TrainFlags:
+    """The flags with what is left open chosen.
+
+    Raises:
+        FlagError: there is one that cannot be.
+    """
+    check_at_least_1(flags, "num_envs", "max_iterations", "save_interval")
+    batches = AGENT_CFG["algorithm"]["num_mini_batches"]
+    if flags.num_envs * AGENT_CFG["num_steps_per_env"] < batches:
+        raise FlagError(f"--num_envs {flags.num_envs} is too few for {batches} batches")
+    try:
+        device = flags.device or SIMULATORS[resolve(flags.simulator)].device
+        load_task(flags.task)
+    except ValueError as error:
+        raise FlagError(str(error)) from error
+    check_seed_and_device(flags.seed, flags.simulator, device)
+    log_dir = flags.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
+    if log_dir.exists():
+        raise FlagError(f"--log_dir {log_dir} exists already; give a new folder")
+    return replace(flags, device=device, log_dir=log_dir)
+
+
+def train(flags: TrainFlags) -> int:
     """Train, report and save."""
+    assert flags.device is not None and flags.log_dir is not None
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
-    torch.manual_seed(args.seed)
+    torch.manual_seed(flags.seed)
     cfg = SimulatorCfg(
-        task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device, deterministic=False
+        task=flags.task, num_envs=flags.num_envs, seed=flags.seed, device=flags.device,
+        options=options(flags.simulator, {"deterministic": False}),
     )  # fmt: skip
-    agent_cfg = {**AGENT_CFG, "seed": args.seed}
-    print(
-        f"training on {args.simulator}: {args.num_envs} envs, seed {args.seed}, results in {args.log_dir}", flush=True
-    )
+    agent_cfg = {**AGENT_CFG, "seed": flags.seed}
+    about = f"{flags.num_envs} envs, seed {flags.seed}, results in {flags.log_dir}"
+    print(f"training on {flags.simulator}: {about}", flush=True)
     history: list[Progress] = []
     stop = StopSignal("this iteration is completed and saved")
     stop.hurry = leave_at_once
-    with load(args.simulator)(cfg) as env:
-        (args.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
-        (args.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
-        runner = make_runner(env, agent_cfg, args.device)
-        for progress in learn(runner, env, args.max_iterations):
+    with load(flags.simulator, cfg) as env:
+        (flags.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
+        (flags.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
+        runner = make_runner(env, agent_cfg, flags.device)
+        for progress in learn(runner, env, flags.max_iterations):
             history.append(progress)
-            print(progress_line(progress, args.max_iterations), flush=True)
-            last = stop.number or progress.iteration == args.max_iterations - 1
-            if last or progress.iteration % args.save_interval == 0:
+            print(progress_line(progress, flags.max_iterations), flush=True)
+            last = stop.number or progress.iteration == flags.max_iterations - 1
+            if last or progress.iteration % flags.save_interval == 0:
                 runner.current_learning_iteration = progress.iteration
-                runner.save(str(args.log_dir / f"model_{progress.iteration}.pt"))
+                runner.save(str(flags.log_dir / f"model_{progress.iteration}.pt"))
             if last:
                 break
-    write_history(history, args.log_dir)
-    print(f"{'stopped' if stop.number else 'done'}: {args.log_dir / f'model_{history[-1].iteration}.pt'}")
+    write_history(history, flags.log_dir)
+    print(f"{'stopped' if stop.number else 'done'}: {flags.log_dir / f'model_{history[-1].iteration}.pt'}")
     return 128 + stop.number if stop.number else 0
 
 
@@ -124,7 +163,7 @@ def leave_at_once() -> NoReturn:
     os._exit(128 + signal.SIGINT)
 
 
-def make_runner(env: DrawerEnv, agent_cfg: dict, device: str) -> OnPolicyRunner:
+def make_runner(env: CameraEnv, agent_cfg: dict, device: str) -> OnPolicyRunner:
     """RSL-RL's runner around `env`, without its own logging (log_dir None) and its print-out of the networks."""
     env.reset(agent_cfg["seed"])
     with contextlib.redirect_stdout(io.StringIO()):
@@ -133,7 +172,7 @@ def make_runner(env: DrawerEnv, agent_cfg: dict, device: str) -> OnPolicyRunner:
     return runner
 
 
-def learn(runner: OnPolicyRunner, env: DrawerEnv, max_iterations: int) -> Iterator[Progress]:
+def learn(runner: OnPolicyRunner, env: CameraEnv, max_iterations: int) -> Iterator[Progress]:
     """PPO's loop as `OnPolicyRunner.learn` runs it, yielding what each iteration did."""
     start = time.monotonic()
     obs = env.get_observations()
@@ -194,38 +233,6 @@ def write_history(history: list[Progress], log_dir: Path) -> None:
         axis.grid(alpha=0.3)
     figure.savefig(log_dir / "learning_curve.png", dpi=110)
     plt.close(figure)
-
-
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        usage=argparse.SUPPRESS,
-    )
-    parser.add_argument("--task", default="Isaac-Open-Drawer-Franka-v0", choices=sorted(TASKS), help="what to learn")
-    parser.add_argument("--simulator", default=EMBEDDED[0], choices=EMBEDDED, help="where to learn it")
-    parser.add_argument("--num_envs", type=int, default=1024, help="envs simulated side by side")
-    parser.add_argument("--max_iterations", type=int, default=200, help="PPO iterations of num_envs x 48 steps")
-    parser.add_argument("--save_interval", type=int, default=50, help="iterations between two checkpoints")
-    parser.add_argument("--seed", type=int, default=42, help="fixes the run (mujoco_warp: its draws)")
-    parser.add_argument("--device", default=None, help="torch device of networks and task [the simulator's]")
-    parser.add_argument("--log_dir", type=Path, default=None, help="new folder for the results [logs/<date_time>]")
-    args = parser.parse_args(argv)
-    for flag in ("num_envs", "max_iterations", "save_interval"):
-        if getattr(args, flag) < 1:
-            parser.error(f"--{flag} must be at least 1, got {getattr(args, flag)}")
-    if args.num_envs * AGENT_CFG["num_steps_per_env"] < AGENT_CFG["algorithm"]["num_mini_batches"]:
-        parser.error(f"--num_envs {args.num_envs} is too few for {AGENT_CFG['algorithm']['num_mini_batches']} batches")
-    try:
-        args.device = args.device or SIMULATORS[resolve(args.simulator)].device
-    except ValueError as error:
-        parser.error(str(error))
-    check_seed_and_device(parser, args)
-    args.log_dir = args.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
-    if args.log_dir.exists():
-        parser.error(f"--log_dir {args.log_dir} exists already; give a new folder")
-    return args
 
 
 if __name__ == "__main__":

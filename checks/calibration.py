@@ -12,16 +12,21 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from simulators import CameraCfg, DrawerEnv, Sample
+from simulators import CameraEnv, Sample
+from simulators.cameras import CameraCfg
 
 SEED = 7
 CHANGED = 20  # levels of 255: more than a renderer's noise, less than an edge that moves
 MIN_PIXELS = 4
 REPEATS = 3  # captures until even a late renderer shows the present: lateness fails "lag" and nothing else
-POSES = np.array([(-0.3, -0.5, 0.0, 0.0, -0.4, 0.0, 1.6), (0.5, -0.5, 0.0, 0.0, -0.4, 0.0, 1.6)], np.float32)
-"""Arm actions, rad: chosen so that cameras behind, beside and above the arm see the fingers, left and right of the
-middle, and a wrist camera sees edges of the cabinet."""
+POSES = np.array([
+    (-0.3, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341), (0.5, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341),
+], np.float32)  # fmt: skip
+"""Targets of the arm's joints, rad: chosen so that cameras behind, beside and above the arm see the fingers, left and
+right of the middle, and a wrist camera sees edges of what stands before the robot."""
 TURN = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2], np.float32)
+OPEN_M, SHUT_M = 0.04, 0.0
+"""Targets of the fingers' joints."""
 DAMPING_S = 0.1  # of joints 1 to 4: without, they swing for 200 steps; the lighter ones would become unstable
 REST_STEPS, GRIPPER_STEPS = 100, 30
 TIP_CENTER, TIP_HALF_SIZE = (0.0, 0.0, -0.0005), (0.0105, 0.055, 0.0095)
@@ -33,35 +38,30 @@ MAX_OFF_PX, MAX_OFF_M, MAX_OFF_RAD = 1.5, 0.018, 0.04
 DEPTHS_M = np.geomspace(0.1, 5.0, 24)
 
 
-def hold(env: DrawerEnv, pose: np.ndarray, gripper: float, steps: int) -> None:
-    """Bring the arm to rest where the drives hold it against gravity; `gripper` 1 opens, -1 closes."""
+def hold(env: CameraEnv, pose: np.ndarray, fingers_m: float, steps: int) -> None:
+    """Bring the arm to rest where the drives hold it against gravity."""
     for _ in range(steps):
-        action = np.tile(np.append(pose, np.float32(gripper)), (env.num_envs, 1))
-        action[:, :4] -= DAMPING_S * env.capture(render=False).joint_vel[:, :4]
-        env.step(torch.as_tensor(action, device=env.device))
+        target = np.tile(np.append(pose, np.float32((fingers_m, fingers_m))), (env.num_envs, 1))
+        target[:, :4] -= DAMPING_S * env.capture()["joint_vel"][:, :4]
+        env.step(env.action_for_target(torch.as_tensor(target, device=env.device)))
 
 
-def still(env: DrawerEnv) -> Sample:
+def still(env: CameraEnv) -> Sample:
     """The present instant from a renderer that may be late."""
-    return [env.capture() for _ in range(REPEATS)][-1]
-
-
-def color(sample: Sample) -> np.ndarray:
-    assert sample.color is not None
-    return sample.color
+    return [env.capture(["color"]) for _ in range(REPEATS)][-1]
 
 
 def levels(sample: Sample) -> np.ndarray:
     """Pictures that can be subtracted, (N, C, H, W, 3) int16."""
-    return color(sample).astype(np.int16)
+    return sample["color"].astype(np.int16)
 
 
-def swing(env: DrawerEnv, pose: np.ndarray) -> tuple[Sample, np.ndarray]:
+def swing(env: CameraEnv, pose: np.ndarray) -> tuple[Sample, np.ndarray]:
     """The arm at rest at `pose`, and how closing the gripper changes each pixel, (N, C, H, W) in levels of 255."""
     env.reset(SEED)
     images = []
-    for gripper, steps in ((1.0, REST_STEPS), (-1.0, GRIPPER_STEPS), (1.0, GRIPPER_STEPS)):
-        hold(env, pose, gripper, steps)
+    for fingers_m, steps in ((OPEN_M, REST_STEPS), (SHUT_M, GRIPPER_STEPS), (OPEN_M, GRIPPER_STEPS)):
+        hold(env, pose, fingers_m, steps)
         sample = still(env)
         images.append(levels(sample))
     opened, closed, reopened = images
@@ -76,10 +76,9 @@ def off_px(camera: CameraCfg, c: int, i: int, sample: Sample, change: np.ndarray
     NaN: nothing moves; the picture is blank, or they are hidden, too small or out of view. Two faults cancel unseen: a
     camera shifted and turned so that the fingertips stay where they were.
     """
-    assert sample.ee_position is not None and sample.ee_rotation is not None
     box = np.mgrid[-1:1:9j, -1:1:65j, -1:1:13j].reshape(3, -1).T * TIP_HALF_SIZE + TIP_CENTER  # type: ignore[misc]
-    points = sample.ee_position[i] + _rotate(sample.ee_rotation[i], box)
-    px, depth = project(camera, sample.extrinsics[i, c], points)
+    points = sample["ee_position"][i] + _rotate(sample["ee_rotation"][i], box)
+    px, depth = project(camera, sample["extrinsics"][i, c], points)
     limit = MAX_OFF_PX + camera.intrinsics[0, 0] * min(MAX_OFF_M / abs(depth.mean()), MAX_OFF_RAD)
     inside = px[((px >= 0) & (px < (camera.width, camera.height))).all(axis=1)]
     area = len(np.unique(px.astype(int), axis=0))
@@ -101,7 +100,7 @@ def mirror_ratio(camera: CameraCfg, c: int, i: int, before: Sample, after: Sampl
 
     The fingers move alike on both sides, so they cannot tell.
     """
-    poses = before.extrinsics[i, c], after.extrinsics[i, c]
+    poses = before["extrinsics"][i, c], after["extrinsics"][i, c]
     if np.allclose(*poses, atol=1e-3):
         return np.nan
     a, b = levels(before)[i, c], levels(after)[i, c]

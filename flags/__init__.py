@@ -66,9 +66,15 @@ def flag(
     return field(default=default, metadata={"flag": about})
 
 
-def positional(help: str) -> Any:
+def positional(help: str, *, choices: Sequence[str] | None = None) -> Any:
     """A dataclass field that is an argument without a flag."""
-    return field(metadata={"flag": _About(help, "", None, None, "", None, positional=True)})
+    about = _About(help, "", tuple(choices) if choices else None, None, "", None, positional=True)
+    return field(metadata={"flag": about})
+
+
+def required(help: str, *, metavar: str | None = None) -> Any:
+    """A dataclass field that is a flag without which nothing can be done."""
+    return field(metadata={"flag": _About(help, "", None, metavar, "", None, positional=False)})
 
 
 def parse(
@@ -154,7 +160,9 @@ def _add_fields(parser: argparse.ArgumentParser, flags: type) -> None:
         if f.default is False:
             options = {"help": options["help"], "action": "store_true"}
         elif about.positional:
-            options |= {"type": kind, "nargs": many}
+            options |= {"type": kind, "nargs": many, "metavar": f.name}
+        elif f.default is MISSING:
+            options |= {"type": kind, "nargs": many, "required": True}
         elif many == "+":
             options |= {"type": kind, "action": "append", "default": []}
         else:

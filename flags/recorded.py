@@ -98,7 +98,9 @@ def check_agreement(
         if given[name] != recorded[name]:
             raise FlagError(f"--resume: --{name} is {given[name]}, the dataset was collected with {recorded[name]}")
     if flags.num_episodes < recorded["num_episodes"]:
-        raise FlagError(f"--resume: --num_episodes {flags.num_episodes} is below the dataset's {recorded['num_episodes']}")
+        raise FlagError(
+            f"--resume: --num_episodes {flags.num_episodes} is below the dataset's {recorded['num_episodes']}"
+        )
     for name, value in checkpoint_row(flags.checkpoint, policy).items():
         if name not in ("path", "settings") and value != metadata["checkpoint"][name]:
             raise FlagError(

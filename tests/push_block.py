@@ -52,7 +52,9 @@ class PushBlock(Task):
         parts = [state.joint_pos - home, state.joint_vel, block[:, :1], block - state.tcp_pos, last_action]
         return torch.cat(parts, dim=1)
 
-    def reward_terms(self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor) -> dict[str, torch.Tensor]:
+    def reward_terms(
+        self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
         block = state.site_pos["block"]
         return {
             "near": 1 / (1 + (block - state.tcp_pos).square().sum(dim=1)),

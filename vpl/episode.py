@@ -299,7 +299,9 @@ class _Table:
         for name, rows in self._blocks.items():
             block = rows[: self._waiting]
             if name not in self._group:
-                made = self._group.create_dataset(name, data=block, maxshape=(None, *block.shape[1:]), chunks=rows.shape)
+                made = self._group.create_dataset(
+                    name, data=block, maxshape=(None, *block.shape[1:]), chunks=rows.shape
+                )
                 write_declaration(made, self._columns[name])
                 continue
             dataset = self._group[name]

@@ -235,9 +235,7 @@ def _is_slice(place: Any) -> bool:
     return isinstance(place, list) and len(place) == 2 and all(type(end) is int for end in place)
 
 
-def read_full_rate(
-    h5: h5py.File, about: About, rows: Rows, sizes: Mapping[str, int]
-) -> tuple[Rows, list[Finding]]:
+def read_full_rate(h5: h5py.File, about: About, rows: Rows, sizes: Mapping[str, int]) -> tuple[Rows, list[Finding]]:
     """The columns at every control step, of which `rows` are every video_interval-th; {} where they are not whole."""
     interval, group = int(about.attrs.get("video_interval", 1)), h5.get("full_rate")
     if group is None and interval == 1:

@@ -1,0 +1,94 @@
+"""What every export has in common: the episodes, the columns that go along, and what a reader must know of them.
+
+    for index, episode in export.episodes(): ...
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+from tqdm import tqdm
+
+from vpl.columns import Role
+from vpl.reader import Episode, load_episode
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export, for every format."""
+
+    name: str
+    folders: list[Path]
+    lists: dict[str, list[int]]
+    """Numbers of the episodes of each list of splits.json, in the order of `folders`."""
+    action: str
+    """The column that becomes the action."""
+    metadata: dict[str, Any]
+    """The dataset's metadata.json."""
+    scaled_by: list[Path]
+    """The episodes whose range scales actions: the list train, also where another one is exported; else `folders`."""
+    left_out: int
+    """How many episodes of the dataset are not exported."""
+    damaged: int
+    """How many of these because they cannot be read."""
+    privileged: bool
+    """Whether what only a simulator knows goes along."""
+
+    def columns(self, episode: Episode) -> list[str]:
+        """What goes along besides images, calibration, the action and the reward, in the file's order."""
+        known = episode.columns(Role.PRIVILEGED) if self.privileged else []
+        return [*episode.columns(Role.STATE), *(name for name in known if name != "sim_state")]
+
+    def about(self) -> dict[str, Any]:
+        """What a reader must know of the numbers; JSON types."""
+        with load_episode(self.folders[0]) as first:
+            columns: dict[str, Any] = {
+                name: {
+                    "role": first.declared[name].role.value,
+                    "meaning": first.declared[name].meaning,
+                    "unit": first.declared[name].unit,
+                    "names": first.element_names(name),
+                }
+                for name in (self.action, *self.columns(first), "reward")
+            }
+            return {
+                "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
+                "task": first.attrs["task"], "simulator": first.attrs["simulator"],
+                "language_instruction": first.attrs["language_instruction"],
+                "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
+                "action": {"column": self.action, **columns.pop(self.action)},
+                "columns": columns | {"extrinsics": {"meaning": first.declared["extrinsics"].meaning}},
+                "cameras": [
+                    {"name": camera, "intrinsics": K.tolist()}
+                    for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
+                ],
+                "conventions": self.metadata.get("conventions", {}),
+                "episodes": [folder.name for folder in self.folders],
+                "splits": self.lists,
+            }  # fmt: skip
+
+    def episodes(self) -> Any:
+        """Each episode's number and file, with a progress bar."""
+        for index, folder in enumerate(tqdm(self.folders, unit="episode", disable=not sys.stderr.isatty())):
+            with load_episode(folder) as episode:
+                yield index, episode
+
+
+def copy_frames(episode: Episode, camera: int, group: h5py.Group, name: str) -> None:
+    """A camera's frames as (T, H, W, 3), a frame a chunk: the stored chunks, neither inflated nor deflated."""
+    color = episode["color"]
+    frames = group.create_dataset(
+        name, (len(color), *color.shape[2:]), "u1", chunks=(1, *color.shape[2:]),
+        compression=color.compression, compression_opts=color.compression_opts, shuffle=color.shuffle,
+        fletcher32=color.fletcher32,
+    )  # fmt: skip
+    if color.chunks != (1, 1, *color.shape[2:]):  # another writer's
+        frames[:] = color[:, camera]
+        return
+    for row in range(len(color)):
+        mask, chunk = color.id.read_direct_chunk((row, camera, 0, 0, 0))
+        frames.id.write_direct_chunk((row, 0, 0, 0), chunk, mask)
