@@ -85,7 +85,9 @@ class Export:
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
-                "columns": columns | {"extrinsics": {"meaning": SCHEMA["extrinsics"].meaning}},
+                "columns": columns | {
+                    "extrinsics": {"role": Role.CALIBRATION.value, "meaning": SCHEMA["extrinsics"].meaning}
+                },
                 "cameras": [
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
