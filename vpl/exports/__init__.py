@@ -53,7 +53,7 @@ class Export:
                     "unit": first.declared[name].unit,
                     "names": first.element_names(name),
                 }
-                for name in (self.action, *self.columns(first), "reward")
+                for name in (self.action, *self.columns(first), "reward", "extrinsics")
             }
             return {
                 "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
@@ -61,7 +61,7 @@ class Export:
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
-                "columns": columns | {"extrinsics": {"meaning": first.declared["extrinsics"].meaning}},
+                "columns": columns,
                 "cameras": [
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
