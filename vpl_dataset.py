@@ -220,7 +220,8 @@ def run_split(flags: SplitFlags) -> int:
 
 def run_merge(flags: MergeFlags) -> int:
     exit_on_stop_signals()
-    print(f"{flags.output}: {merge(list(flags.dataset), flags.output, flags.copy)} episodes of {len(flags.dataset)} datasets")
+    episodes = merge(list(flags.dataset), flags.output, flags.copy)
+    print(f"{flags.output}: {episodes} episodes of {len(flags.dataset)} datasets")
     if any((dataset / "splits.json").exists() for dataset in flags.dataset):
         print(f"lists of splits.json were not taken over; vpl_dataset.py split {flags.output} draws new ones")
     return 0
@@ -238,7 +239,7 @@ COMMANDS: dict[str, tuple[type, str, Callable[..., int]]] = {
     "validate": (ValidateFlags, "check every episode; exit code 1 if something is wrong", run_validate),
     "view": (ViewFlags, "write report.html into the dataset: videos, curves and the tool's way, offline", run_view),
     "stats": (StatsFlags, "mean, std, range and quantiles of each column, and of the cameras' pixels", run_stats),
-    "split": (SplitFlags, "write splits.json into the dataset: lists of episodes to train and to validate on", run_split),
+    "split": (SplitFlags, "write splits.json into the dataset: episodes to train and to validate on", run_split),
     "merge": (MergeFlags, "make one dataset of several", run_merge),
     "index": (IndexFlags, "make metadata.json anew from the episodes' files", run_index),
 }

@@ -1,9 +1,9 @@
 """Writes a dataset in the format of another library's loader; the lossless images or the MP4s go over as they are.
 
-    python vpl_export.py lerobot vpl_tiled/NAME --output exports/drawer           LeRobotDataset v3; lerobot 0.4.4 or 0.6.1
-    python vpl_export.py robomimic vpl_tiled/NAME --output exports/drawer.hdf5    robomimic's HDF5
-    python vpl_export.py act vpl_tiled/NAME --output exports/drawer_act           ACT's episode_0.hdf5, episode_1.hdf5, ...
-    python vpl_export.py zarr vpl_tiled/NAME --output exports/drawer.zarr         diffusion policy's buffer; needs zarr 3
+    python vpl_export.py lerobot vpl_tiled/NAME --output out/drawer           LeRobotDataset v3; lerobot 0.4.4 or 0.6.1
+    python vpl_export.py robomimic vpl_tiled/NAME --output out/drawer.hdf5    robomimic's HDF5
+    python vpl_export.py act vpl_tiled/NAME --output out/drawer_act           ACT's episode_0.hdf5, episode_1.hdf5, ...
+    python vpl_export.py zarr vpl_tiled/NAME --output out/drawer.zarr         diffusion policy's buffer; needs zarr 3
 
 Actions are the drives' joint targets (rad, m), absolute; `--action action` takes the policy's raw output instead. What
 columns mean, their names, units, frames and orders, and the cameras' calibration go into each export as `vpl`: a key of
@@ -31,8 +31,8 @@ from flags import flag, parse, positional, refuse, required
 from vpl.episode import all_episode_folders, without_damaged
 from vpl.exports import Export
 from vpl.exports.act import export_act
-from vpl.exports.lerobot_writer import VideoError
 from vpl.exports.lerobot_dataset import export_lerobot
+from vpl.exports.lerobot_writer import VideoError
 from vpl.exports.robomimic import export_robomimic
 from vpl.exports.zarr_buffer import export_zarr
 from vpl.files import check_outside, exit_on_stop_signals, published, read_json, run

@@ -6,8 +6,8 @@
 
     flags = parse(Flags, argv, __doc__)
 
-Here alone an ArgumentParser is made. Parsing loads nothing and writes nothing; what goes together is checked afterwards,
-by the command, which raises `FlagError` where it does not.
+Only this file makes an ArgumentParser. Parsing loads nothing and writes nothing; whether the values go together is
+checked afterwards by the command, which raises `FlagError` where they do not.
 """
 
 from __future__ import annotations

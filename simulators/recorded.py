@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from vpl.columns import Column, Role
 
-
 OF_ANY_ARM = ("ee_position", "ee_rotation", "success")
 """Columns that a reader expects and that a task of Isaac Lab's may lack."""
 

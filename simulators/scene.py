@@ -121,9 +121,9 @@ _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings
 
 
 def build_model(things: Sequence[Body], cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjModel:
-    """Compile the scene with a task's `things` and `cameras` in it, the latter to be found by their names (MuJoCo orders them by body).
+    """Compile the scene with a task's `things` and `cameras` in it.
 
-    `light` multiplies every light's brightness.
+    Look the cameras up by their names: MuJoCo orders them by body. `light` multiplies every light's brightness.
     """
     spec = mujoco.MjSpec()
     spec.compiler.degree = False

@@ -14,8 +14,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
 
-import collect_tiled_with_checkpoint as collector
 import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
+
+import collect_tiled_with_checkpoint as collector
 from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
 from vpl.files import STOP_SIGNALS
 

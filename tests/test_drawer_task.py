@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-
 from simulators.drawer_task import (
     CONTROL_DT,
     DEFAULT_JOINT_POS,

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import BOTH, OVERVIEW, TASK, WRIST
+from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 import simulators
 from simulators import CameraCfg, SimulatorCfg, drawer_scene, episode_rng, is_installed, load, round_seed
-from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:

@@ -41,7 +41,7 @@ def index(dataset: Path) -> int:
     document = {**known, **own, **counts, "episodes": rows}
     if path.exists():
         if os.path.lexists(old):
-            raise ValueError(f"{old} exists already; move it, so that the present metadata.json can be kept under that name")
+            raise ValueError(f"{old} exists already; move it: the present metadata.json is kept under that name")
         os.link(path, old)
     with published(path, replace=True) as new:
         new.write_text(json.dumps(document, indent=1, allow_nan=False))

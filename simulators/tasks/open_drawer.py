@@ -1,8 +1,8 @@
 """The task `Isaac-Open-Drawer-Franka-v0`: a Franka arm opens the top drawer of a cabinet.
 
 Numbers are Isaac Lab 2.2.0's: "cfg" below is isaaclab_tasks/manager_based/manipulation/cabinet/cabinet_env_cfg.py,
-"mdp" its mdp/rewards.py. What differs is marked "Deviation" and listed in WHAT_IT_DOES.md. The joint numbers of the cabinet
-are the sektion cabinet's (Isaac Gym's sektion_cabinet_2.urdf); its shape is ours.
+"mdp" its mdp/rewards.py. What differs is marked "Deviation" and listed in WHAT_IT_DOES.md. The
+joint numbers of the cabinet are the sektion cabinet's (Isaac Gym's sektion_cabinet_2.urdf); its shape is ours.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ builtins.ISAAC_LAUNCHED_FROM_TERMINAL = False
 import gymnasium
 import isaaclab_tasks.manager_based.manipulation.reach.config.franka  # noqa: F401  registers
 import numpy as np
+import simulators.isaac_drawer as isaac_drawer
 import torch
 import world
 from isaaclab.managers import TerminationTermCfg
@@ -41,7 +42,6 @@ from isaaclab_tasks.manager_based.manipulation.cabinet.config.franka.joint_pos_e
 from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
 
 import collect_tiled_with_checkpoint as collector
-import simulators.isaac_drawer as isaac_drawer
 from policies.rsl_rl import load_policy
 from simulators import HAND_R_GRIPPER, CameraCfg, SimulatorCfg, SimulatorError
 from vpl.checks import validate

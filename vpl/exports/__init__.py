@@ -1,6 +1,6 @@
 """What every export has in common: the episodes, the columns that go along, and what a reader must know of them.
 
-    for index, episode in export.episodes(): ...
+for index, episode in export.episodes(): ...
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Export:
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
         with load_episode(self.folders[0]) as first:
+            pose = first.declared["extrinsics"]
             columns: dict[str, Any] = {
                 name: {
                     "role": first.declared[name].role.value,
@@ -53,7 +54,7 @@ class Export:
                     "unit": first.declared[name].unit,
                     "names": first.element_names(name),
                 }
-                for name in (self.action, *self.columns(first), "reward", "extrinsics")
+                for name in (self.action, *self.columns(first), "reward")
             }
             return {
                 "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
@@ -61,7 +62,7 @@ class Export:
                 "language_instruction": first.attrs["language_instruction"],
                 "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
-                "columns": columns,
+                "columns": columns | {"extrinsics": {"role": Role.CALIBRATION.value, "meaning": pose.meaning}},
                 "cameras": [
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
