@@ -184,7 +184,7 @@ def film(env: CameraEnv, job: Job) -> int:
                 env.set_state(rows["sim_state"])
                 sample = env.capture(saver.cfg.streams if saver.wants_images(step) else ())
                 anew = {name: sample[name] for name in FROM_STATE if name in saver.cfg.columns}
-                columns = {name: anew.get(name, rows.get(name)) for name in saver.cfg.columns}
+                columns = {name: anew[name] if name in anew else rows[name] for name in saver.cfg.columns}
                 saver.store(columns, sample.images, recording)
                 ended = [episode for episode in episodes if len(episode) == step + 1]
                 if ended:
@@ -216,7 +216,7 @@ def report_drift(env: CameraEnv, job: Job) -> None:
                     drifts[episode.name][step] = drift(episode, step, sample)
         for episode in episodes:
             differs, joints, measured = drifts[episode.name].T
-            metric = episode.attrs.get("success_metric")
+            metric = str(episode.attrs.get("success_metric", ""))
             unit = env.columns[metric].unit if metric in env.columns else ""
             first, word = (str(int(np.argmax(differs))), "no") if differs.any() else ("-", "yes")
             print(f"{episode.name:<14}{len(episode):>6}{word:>7}{joints.max():>8.1e} rad", end="")

@@ -115,8 +115,8 @@ _BOXES = (  # collision: link, centre, half size
     ("rightfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
 )
 _ROOM, _VISUAL, _COLLISION, _HIDDEN = 1, 2, 3, 4  # groups of geoms and sites; the renderers draw 0 to 2
-_JOINTS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.mjJNT_HINGE}
-_GEOMS = {"box": mujoco.mjtGeom.mjGEOM_BOX, "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE}
+_JOINT_KINDS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.mjJNT_HINGE}
+_GEOM_KINDS = {"box": mujoco.mjtGeom.mjGEOM_BOX, "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE}
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
@@ -230,7 +230,7 @@ def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
     body = parent.add_body(name=thing.name, pos=thing.pos, quat=thing.quat_wxyz)
     for joint in thing.joints:
         body.add_joint(
-            name=joint.name, type=_JOINTS[joint.kind], axis=joint.axis, range=joint.range,
+            name=joint.name, type=_JOINT_KINDS[joint.kind], axis=joint.axis, range=joint.range,
             limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(joint.stiffness, 0, 0),
             damping=(joint.damping, 0, 0), frictionloss=joint.friction,
         )  # fmt: skip
@@ -238,7 +238,7 @@ def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
         place = {"pos": geom.pos} if geom.ends is None else {"fromto": (*geom.ends[0], *geom.ends[1])}
         # priority: this geom's friction holds in its contacts, so that one number for each env sets them
         body.add_geom(
-            name=geom.name, type=_GEOMS[geom.kind], size=(*geom.size, 0, 0)[:3], material=geom.material,
+            name=geom.name, type=_GEOM_KINDS[geom.kind], size=(*geom.size, 0, 0)[:3], material=geom.material,
             mass=geom.mass, priority=int(geom.decides_friction), group=_VISUAL, contype=_SURROUNDINGS,
             conaffinity=_ROBOT, **place,
         )  # fmt: skip

@@ -79,6 +79,8 @@ class DatasetCfg:
     """What the numbers of `sim_state` are."""
     seed: int
     language_instruction: str
+    streams: tuple[str, ...] = ("color",)
+    """The images that are stored."""
     success_rule: SuccessRule | None = None
     """What the column `success` goes by, where that is one number."""
     video_interval: int = 1

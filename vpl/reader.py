@@ -34,7 +34,7 @@ class Episode:
     @property
     def attrs(self) -> dict[str, Any]:
         """The file's attributes, as Python values."""
-        return {key: value.item() if hasattr(value, "item") else value for key, value in self.h5.attrs.items()}
+        return {key: value.tolist() if hasattr(value, "tolist") else value for key, value in self.h5.attrs.items()}
 
     @property
     def camera_names(self) -> list[str]:

@@ -203,9 +203,10 @@ def read_names(columns: Mapping[str, h5py.Dataset]) -> tuple[dict[str, list[str]
             found.append((None, f"{name}'s attribute names is {said or value}"))
         else:
             names[name] = said
-    order = columns["ee_rotation"].attrs.get("order") if "ee_rotation" in columns else "xyzw"
-    if not isinstance(order, str) or order != "xyzw":
-        found.append((None, f"ee_rotation's attribute order is {order}, not xyzw"))
+    if "ee_rotation" in columns:
+        order = columns["ee_rotation"].attrs.get("order", "".join(names.get("ee_rotation", ())))  # version 1: order
+        if not isinstance(order, str) or order != "xyzw":
+            found.append((None, f"ee_rotation's order is {order}, not xyzw"))
     return names, found
 
 
