@@ -37,7 +37,7 @@ from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
 from policies.rsl_rl import CheckpointPolicy
-from simulators import DrawerEnv, Sample, load, round_seed
+from simulators import CameraEnv, Sample, load, round_seed
 from vpl.episode import deflate
 from vpl.usable_cores import usable_cores
 from vpl.video import VideoEncoder
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[str, float]:
+def measure(env: CameraEnv, job: argparse.Namespace, repetitions: int) -> dict[str, float]:
     """Medians for one number of envs and one size."""
     policy = job.policy.to(env.device)
     frames = job.num_envs * job.steps * len(job.cameras)
@@ -111,7 +111,7 @@ def measure(env: DrawerEnv, job: argparse.Namespace, repetitions: int) -> dict[s
     }
 
 
-def new_saver(env: DrawerEnv, job: argparse.Namespace, name: str) -> VPLSaver:
+def new_saver(env: CameraEnv, job: argparse.Namespace, name: str) -> VPLSaver:
     """As the collector makes it; its processes start while it is fed."""
     job.robot_name = name
     return collector.open_saver(job, env)
@@ -123,7 +123,7 @@ def timed(work: Any, *args: Any, **kwargs: Any) -> float:
     return time.perf_counter() - start
 
 
-def simulate(env: DrawerEnv, policy: torch.nn.Module, steps: int, render: bool) -> None:
+def simulate(env: CameraEnv, policy: torch.nn.Module, steps: int, render: bool) -> None:
     """The collector's loop without the saver."""
     with torch.inference_mode():
         obs = env.reset(round_seed(42, 0))
@@ -133,7 +133,7 @@ def simulate(env: DrawerEnv, policy: torch.nn.Module, steps: int, render: bool) 
             finish()
 
 
-def record_clip(env: DrawerEnv, policy: torch.nn.Module, job: argparse.Namespace) -> list[Sample]:
+def record_clip(env: CameraEnv, policy: torch.nn.Module, job: argparse.Namespace) -> list[Sample]:
     """Consecutive samples with images, as many as fit."""
     most = CLIP_BYTES // (job.num_envs * len(job.cameras) * job.width * job.height * 3)
     clip = []
@@ -152,12 +152,12 @@ def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
     saver.begin_round(0)
     for step in range(job.steps):
         sample = there_and_back[step % len(there_and_back)]
-        saver.store(sample, action, sample.joint_pos, action[:, 0], everyone)
+        saver.store(sample, action, sample["joint_pos"], action[:, 0], everyone)
     saver.end_episodes(everyone, ~everyone, everyone)
     saver.close()
 
 
-def collect(env: DrawerEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
+def collect(env: CameraEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
     never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()):
         collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
@@ -168,10 +168,10 @@ def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
     """CPU time of deflating, converting and encoding a frame, in one thread, of at most 60 frames of one env."""
     encoder = VideoEncoder(job.width, job.height, Fraction(60), VideoReformatter())
     images = [
-        sample.color[0, camera]
+        sample["color"][0, camera]
         for camera in range(len(job.cameras))
         for sample in clip[:30]
-        if sample.color is not None
+        if sample["color"] is not None
     ]
     start = time.thread_time()
     for image in images:
@@ -180,12 +180,12 @@ def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
     return 1e3 * (time.thread_time() - start) / len(images)
 
 
-def copy_s(env: DrawerEnv, sample: Sample) -> float:
+def copy_s(env: CameraEnv, sample: Sample) -> float:
     """Seconds to bring a batch of images to the host; 0 where they are born there."""
-    if env.device.type == "cpu" or sample.color is None:
+    if env.device.type == "cpu" or sample["color"] is None:
         return 0.0
-    there = torch.empty(sample.color.shape, dtype=torch.uint8, device=env.device)
-    here = torch.empty(sample.color.shape, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty(sample["color"].shape, dtype=torch.uint8, device=env.device)
+    here = torch.empty(sample["color"].shape, dtype=torch.uint8, pin_memory=True)
     torch.cuda.synchronize()
 
     def copy() -> None:

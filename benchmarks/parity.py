@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from flags import collect as collect_flags
 from policies.rsl_rl import load_policy
-from simulators import DrawerEnv, SimulatorCfg, load
+from simulators import CameraEnv, SimulatorCfg, load
 
 JOINT_BOUND, DRAWER_BOUND_M = 2e-3, 2e-3
 FRAME_EVERY = 12
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def compare(cpu: DrawerEnv, gpu: DrawerEnv, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def compare(cpu: CameraEnv, gpu: CameraEnv, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The largest difference of joints (rad, m) and drawer (m) of each env, (N,), and PSNRs of pictures, (K, C)."""
     policy = load_policy(collect_flags.SHIPPED_CHECKPOINT, 31, 8)
     obs = cpu.reset(0)
@@ -62,14 +62,14 @@ def compare(cpu: DrawerEnv, gpu: DrawerEnv, steps: int) -> tuple[np.ndarray, np.
         action = policy(obs["policy"])
         obs, *_ = cpu.step(action)
         gpu.step(action.to(gpu.device))
-        a, b = cpu.capture(render=False), gpu.capture(render=False)
+        a, b = cpu.capture(), gpu.capture()
         assert a.drawer_pos is not None and b.drawer_pos is not None
         joints = np.maximum(joints, np.abs(a.joint_pos - b.joint_pos).max(axis=1))
         drawer = np.maximum(drawer, np.abs(a.drawer_pos - b.drawer_pos))
     return joints, drawer, np.concatenate([psnr_of_state(cpu, gpu, state) for state in states])
 
 
-def psnr_of_state(cpu: DrawerEnv, gpu: DrawerEnv, state: np.ndarray) -> np.ndarray:
+def psnr_of_state(cpu: CameraEnv, gpu: CameraEnv, state: np.ndarray) -> np.ndarray:
     """PSNR in dB of each env's and camera's pictures of one state, (N, C)."""
     images = []
     for env in (cpu, gpu):

@@ -65,7 +65,7 @@ def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0
                 action = low_dim.pop("action")
                 sample = Sample(color=color, drawer_pos=zeros, extrinsics=poses, sim_state=states, **low_dim)
                 begin = time.monotonic()
-                saver.store(sample, action, sample.joint_pos, zeros, everyone)
+                saver.store(sample, action, sample["joint_pos"], zeros, everyone)
                 handing_over += time.monotonic() - begin
             saver.end_episodes(everyone, ~everyone, everyone)
             return {"stepping_share": handing_over / (time.monotonic() - start)}

@@ -14,10 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
 
-import simulators.mujoco_drawer  # noqa: F401  picks the renderer before a test imports mujoco
+import simulators.mujoco_cpu  # noqa: F401  picks the renderer before a test imports mujoco
 
 import collect_tiled_with_checkpoint as collector
-from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
+from simulators import CameraCfg, CameraEnv, SimulatorCfg, load
 from vpl.files import STOP_SIGNALS
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
@@ -47,14 +47,14 @@ ON_FAST_SIMULATORS = pytest.mark.parametrize("make_env", [MUJOCO, WARP], indirec
 
 
 @pytest.fixture(params=[MUJOCO, WARP_ON_CPU, WARP])
-def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., DrawerEnv]]:
+def make_env(request: pytest.FixtureRequest) -> Iterator[Callable[..., CameraEnv]]:
     """Builds envs of every simulator that runs here and closes them: `make_env(num_envs=2, cameras=BOTH)`."""
     opened = []
     simulator, device = request.param
 
-    def make(num_envs: int = 2, cameras: tuple[CameraCfg, ...] = (), **cfg) -> DrawerEnv:
+    def make(num_envs: int = 2, cameras: tuple[CameraCfg, ...] = (), **cfg) -> CameraEnv:
         settings = SimulatorCfg(task=TASK, num_envs=num_envs, cameras=cameras, device=device, **cfg)
-        env = load(simulator)(settings)
+        env = load(simulator, settings)
         opened.append(env)
         return env
 

@@ -127,7 +127,7 @@ def test_numbers_of_envs_that_do_not_record_may_be_anything(tmp_path):
     with VPLSaver(make_cfg(tmp_path / "set")) as saver:
         saver.begin_round(0)
         sample = make_sample(np.random.default_rng(0), 0)
-        sample.proprio[1] = np.nan
+        sample["proprio"][1] = np.nan
         arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
         assert saver.store(sample, *arrays, recording) == []
         saver.end_episodes(recording, ~recording, recording)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from simulators.drawer_task import (
+from simulators.tasks.open_drawer import (
     CONTROL_DT,
     DEFAULT_JOINT_POS,
     OBS_TERMS,

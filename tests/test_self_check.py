@@ -17,7 +17,7 @@ from conftest import BOTH, ON_FAST_SIMULATORS
 from checks.self_check import NO_RT_CORES, SHEET_COLUMNS, Check, has_rt_cores, self_check, table
 from flags.collect import SHIPPED_CHECKPOINT
 from policies.rsl_rl import CheckpointPolicy, load_policy
-from simulators import DrawerEnv, Sample
+from simulators import CameraEnv, Sample
 
 LINES = ["renderer", "encoder", "checkpoint", "lag", "calibration overview", "calibration wrist", "pictures"]
 
@@ -30,7 +30,7 @@ def policy() -> CheckpointPolicy:
 class AlteredEnv:
     """A simulator whose samples went through `alter`."""
 
-    def __init__(self, env: DrawerEnv, alter: Callable[[Sample], Sample]) -> None:
+    def __init__(self, env: CameraEnv, alter: Callable[[Sample], Sample]) -> None:
         self._env, self._alter = env, alter
 
     def __getattr__(self, name: str) -> object:
@@ -42,9 +42,9 @@ class AlteredEnv:
 
 def late(sample: Sample, previous: list[np.ndarray]) -> Sample:
     """The pictures of the capture before."""
-    if sample.color is None:
+    if sample["color"] is None:
         return sample
-    previous.append(sample.color)
+    previous.append(sample["color"])
     return replace(sample, color=previous[max(len(previous) - 2, 0)])
 
 
@@ -53,18 +53,18 @@ def misplaced(sample: Sample) -> Sample:
     error, angle = np.eye(4), np.radians(8)
     error[:3, :3] = [[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]]
     error[0, 3] = 0.03
-    extrinsics = sample.extrinsics.copy()
+    extrinsics = sample["extrinsics"].copy()
     extrinsics[:, 1] = extrinsics[:, 1] @ error
     return replace(sample, extrinsics=extrinsics)
 
 
 def mirrored(sample: Sample) -> Sample:
-    return sample if sample.color is None else replace(sample, color=sample.color[..., ::-1, :])
+    return sample if sample["color"] is None else replace(sample, color=sample["color"][..., ::-1, :])
 
 
 def black(sample: Sample) -> Sample:
     """The overview camera sees nothing."""
-    return sample if sample.color is None else replace(sample, color=sample.color * np.uint8([[[[0]]], [[[1]]]]))
+    return sample if sample["color"] is None else replace(sample, color=sample["color"] * np.uint8([[[[0]]], [[[1]]]]))
 
 
 def failing(checks: list[Check]) -> list[str]:

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import BOTH, OVERVIEW, TASK, WRIST
-from simulators.drawer_scene import JOINT_VEL_LIMIT, TCP_OFFSET
+from simulators.scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 import simulators
-from simulators import CameraCfg, SimulatorCfg, drawer_scene, episode_rng, is_installed, load, round_seed
+from simulators import CameraCfg, SimulatorCfg, scene, episode_rng, is_installed, load, round_seed
 
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:
@@ -51,8 +51,8 @@ def test_sample_has_the_promised_shapes(make_env):
         "color": (2, 2, 120, 160, 3), "proprio": (2, 31), "joint_pos": (2, 9), "joint_vel": (2, 9),
         "ee_position": (2, 3), "ee_rotation": (2, 4), "drawer_pos": (2,), "extrinsics": (2, 2, 4, 4),
     }  # fmt: skip
-    assert env.capture(render=False).color is None
-    assert sample.color.std() > 10, "the images are blank"
+    assert env.capture().color is None
+    assert sample["color"].std() > 10, "the images are blank"
 
 
 def test_samples_are_copies(make_env):
@@ -90,7 +90,7 @@ def test_set_state_continues_exactly(make_env):
     other = make_env(num_envs=3, seed=99)
     roll(other, 7, seed=3)
     other.set_state(middle)
-    assert np.array_equal(other.capture(render=False).sim_state, middle)
+    assert np.array_equal(other.capture().sim_state, middle)
     assert np.array_equal(roll(other, 30, seed=5), expected)
 
 
@@ -116,27 +116,27 @@ def test_image_after_a_reset_in_mid_round_shows_the_new_state(make_env):
     env.step(torch.zeros(3, 8, device=env.device))
     sample = env.capture()
     fresh = make_env(num_envs=3, cameras=BOTH, seed=5)
-    fresh.set_state(sample.sim_state)
+    fresh.set_state(sample["sim_state"])
     again = fresh.capture()
-    assert np.array_equal(again.color, sample.color)
-    assert np.array_equal(again.extrinsics, sample.extrinsics)
-    assert np.array_equal(again.proprio, sample.proprio)
+    assert np.array_equal(again["color"], sample["color"])
+    assert np.array_equal(again["extrinsics"], sample["extrinsics"])
+    assert np.array_equal(again["proprio"], sample["proprio"])
 
 
 def test_wrist_camera_is_rigid_on_the_hand(make_env):
     env = make_env(cameras=(WRIST,))
     in_hand = []
     for _ in range(5):
-        sample = env.capture(render=False)
-        x, y, z, w = sample.ee_rotation[0].astype(np.float64)
+        sample = env.capture()
+        x, y, z, w = sample["ee_rotation"][0].astype(np.float64)
         world_r_hand = np.array([
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
             [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
             [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
         ])  # fmt: skip
-        hand = sample.ee_position[0] - 0.1034 * world_r_hand[:, 2]
-        eye = world_r_hand.T @ (sample.extrinsics[0, 0, :3, 3] - hand)
-        view = world_r_hand.T @ sample.extrinsics[0, 0, :3, 2]
+        hand = sample["ee_position"][0] - 0.1034 * world_r_hand[:, 2]
+        eye = world_r_hand.T @ (sample["extrinsics"][0, 0, :3, 3] - hand)
+        view = world_r_hand.T @ sample["extrinsics"][0, 0, :3, 2]
         in_hand.append((eye, view))
         roll(env, 6)
     gripper = WRIST.pose  # gripper axes in the hand: x = hand z, y = -hand y, z = hand x
@@ -153,7 +153,7 @@ def test_wrist_camera_is_rigid_on_the_hand(make_env):
 )
 def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(make_env, monkeypatch, camera, radius):
     """Only a ball is drawn, at the tool centre point; its picture's centre against the projected ee_position."""
-    add_camera = drawer_scene._add_camera
+    add_camera = scene._add_camera
 
     def add_ball_and_hide_the_rest(spec: mujoco.MjSpec, cfg: CameraCfg) -> None:
         add_camera(spec, cfg)
@@ -164,14 +164,14 @@ def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(mak
             contype=0, conaffinity=0,
         )  # fmt: skip
 
-    monkeypatch.setattr(drawer_scene, "_add_camera", add_ball_and_hide_the_rest)
+    monkeypatch.setattr(scene, "_add_camera", add_ball_and_hide_the_rest)
     env = make_env(num_envs=16, cameras=(camera,))
     env.reset(0)
     off = []
     for _ in range(3):
         roll(env, 8)
         sample = env.capture()
-        for image, point, pose in zip(sample.color[:, 0], sample.ee_position, sample.extrinsics[:, 0], strict=True):
+        for image, point, pose in zip(sample["color"][:, 0], sample["ee_position"], sample["extrinsics"][:, 0], strict=True):
             at = camera.intrinsics @ pose[:3, :3].T @ (point - pose[:3, 3])
             y, x = np.nonzero(image.max(axis=-1) > 20)
             off.append(np.hypot(x.mean() + 0.5 - at[0] / at[2], y.mean() + 0.5 - at[1] / at[2]))
@@ -206,37 +206,37 @@ def test_cameras_of_several_sizes_or_of_one_name_are_refused():
 def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(make_env):
     env = make_env(num_envs=16)
     generator = torch.Generator().manual_seed(0)
-    before = env.capture(render=False)
+    before = env.capture()
     for step in range(240):
         if step % 12 == 0:
             action = 2 * torch.randn(16, 8, generator=generator)
         env.step(action.to(env.device))
-        sample = env.capture(render=False)
-        assert (np.abs(sample.joint_vel) <= 1.001 * JOINT_VEL_LIMIT).all()
+        sample = env.capture()
+        assert (np.abs(sample["joint_vel"]) <= 1.001 * JOINT_VEL_LIMIT).all()
         # the motion, not only what is recorded of it
-        assert (np.abs(sample.joint_pos - before.joint_pos) <= 1.001 * JOINT_VEL_LIMIT * env.step_dt + 1e-6).all()
+        assert (np.abs(sample["joint_pos"] - before["joint_pos"]) <= 1.001 * JOINT_VEL_LIMIT * env.step_dt + 1e-6).all()
         before = sample
-        assert sample.joint_pos[:, 7:].min() > -0.001 and sample.joint_pos[:, 7:].max() < 0.041
+        assert sample["joint_pos"][:, 7:].min() > -0.001 and sample["joint_pos"][:, 7:].max() < 0.041
 
 
 def test_scene_is_its_physics_and_not_how_it_looks(monkeypatch):
-    scene = drawer_scene.scene_hash(drawer_scene.build_model(()))
-    assert drawer_scene.scene_hash(drawer_scene.build_model(BOTH, light=2.0)) == scene
+    scene = scene.scene_hash(scene.build_model(()))
+    assert scene.scene_hash(scene.build_model(BOTH, light=2.0)) == scene
     for name, value in (
         ("CABINET_POS", (0.8, 0.0, 0.41)),
         ("FINGER_ARMATURE", 0.4),
         ("PHYSICS_DT", 1 / 60),
         ("KP", (90.0,) * 9),
-        ("_BOXES", drawer_scene._BOXES[:-1]),
+        ("_BOXES", scene._BOXES[:-1]),
     ):
         with monkeypatch.context() as changed:
-            changed.setattr(drawer_scene, name, value)
-            assert drawer_scene.scene_hash(drawer_scene.build_model(())) != scene, name
+            changed.setattr(scene, name, value)
+            assert scene.scene_hash(scene.build_model(())) != scene, name
 
 
 def test_scene_is_what_recorded_episodes_say_on_every_machine():
     """Whoever changes the scene changes this number too: episodes that were recorded before are no longer replayed."""
-    assert drawer_scene.scene_hash(drawer_scene.build_model(())).startswith("7576c442cc77")
+    assert scene.scene_hash(scene.build_model(())).startswith("7576c442cc77")
 
 
 def test_mujoco_and_mujoco_warp_have_the_same_states():

@@ -16,7 +16,7 @@ from conftest import TASK, collect_dataset
 
 from flags.collect import SHIPPED_CHECKPOINT
 from policies.rsl_rl import load_policy
-from simulators import CameraCfg, DrawerEnv, SimulatorCfg, load
+from simulators import CameraCfg, CameraEnv, SimulatorCfg, load
 from vpl.format import LOW_DIM
 from vpl_dataset import episode_folders, load_episode
 
@@ -30,8 +30,8 @@ def recorded_cameras(dataset: Path) -> tuple[CameraCfg, ...]:
     return tuple(CameraCfg(**row) for row in as_tuples)
 
 
-def open_env(dataset: Path, num_envs: int) -> DrawerEnv:
-    return load("mujoco")(SimulatorCfg(task=TASK, num_envs=num_envs, cameras=recorded_cameras(dataset), seed=1234))
+def open_env(dataset: Path, num_envs: int) -> CameraEnv:
+    return load("mujoco", SimulatorCfg(task=TASK, num_envs=num_envs, cameras=recorded_cameras(dataset), seed=1234))
 
 
 def test_rendering_a_recorded_state_again_gives_the_recorded_image(dataset):
@@ -43,9 +43,9 @@ def test_rendering_a_recorded_state_again_gives_the_recorded_image(dataset):
                 for row in (0, len(episode["action"]) // 2, len(episode["action"]) - 1):
                     env.set_state(episode["sim_state"][row : row + 1])
                     sample = env.capture()
-                    assert np.array_equal(sample.color[0], episode["color"][row]), (folder.name, row)
-                    assert np.array_equal(sample.extrinsics[0], episode["extrinsics"][row])
-                    assert np.array_equal(sample.ee_position[0], episode["ee_position"][row])
+                    assert np.array_equal(sample["color"][0], episode["color"][row]), (folder.name, row)
+                    assert np.array_equal(sample["extrinsics"][0], episode["extrinsics"][row])
+                    assert np.array_equal(sample["ee_position"][0], episode["ee_position"][row])
 
 
 def test_proprio_action_reward_and_next_state_recompute_from_the_recorded_state(dataset):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from conftest import collect_dataset
-from vpl.lerobot import RecordedVideos, VideoError
+from vpl.exports.lerobot_writer import RecordedVideos, VideoError
 
 import vpl_dataset
 from vpl.checks import validate
