@@ -11,7 +11,6 @@ import os
 import re
 import resource
 import shlex
-import signal
 import sys
 import time
 import traceback
@@ -25,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from checks.self_check import self_check, table
-from flags import FlagError, refuse
+from flags import FlagError, exit_code
 from flags.collect import CollectFlags, Job, parse_flags, prepare
 from flags.recorded import arguments, camera_rows, checkpoint_row, versions
 from policies import Policy
@@ -47,16 +46,10 @@ FROM_STEP = ("action", "joint_pos_target", "reward")
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return collect_dataset(prepare(parse_flags(argv, __doc__)))
-    except KeyboardInterrupt:
-        print("left at once: the episodes published so far are whole", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except FlagError as error:
-        refuse(error)
-    except (SaverError, SimulatorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(
+        lambda: collect_dataset(prepare(parse_flags(argv, __doc__))), SaverError, SimulatorError,
+        interrupted="left at once: the episodes published so far are whole",
+    )  # fmt: skip
 
 
 def collect_dataset(job: Job) -> int:

@@ -23,7 +23,7 @@ import imageio.v3 as iio
 import numpy as np
 import torch
 
-from flags import FlagError, converted, flag, parse, positional, refuse
+from flags import FlagError, as_flag_error, converted, exit_code, flag, parse, positional
 from flags.cameras import CameraFlags
 from flags.collect import check_seed_and_device
 from flags.recorded import arguments, camera_rows, versions
@@ -84,21 +84,8 @@ class Job:
         return self.metadata["arguments"]
 
 
-class ForeignStateError(ValueError):
-    """A recorded episode is not of the simulator's scene; one line that names it and the remedy."""
-
-
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return replay(prepare(argv))
-    except FlagError as error:
-        refuse(error)
-    except ForeignStateError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (SaverError, SimulatorError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(lambda: replay(prepare(argv)), SaverError, SimulatorError)
 
 
 def replay(job: Job) -> int:
@@ -130,7 +117,7 @@ def check_states(env: CameraEnv, job: Job) -> None:
     """Refuse recorded episodes whose columns mean something else here; say where that was not recorded.
 
     Raises:
-        ForeignStateError: an episode is another scene's or another robot's.
+        FlagError: an episode is another scene's or another robot's.
     """
     ours = {
         "columns of sim_state": f"{env.state_spec} ({env.get_state().shape[1]})",
@@ -146,7 +133,7 @@ def check_states(env: CameraEnv, job: Job) -> None:
         unknown += env.scene != "" and "physics of the scene" not in recorded
         for name, value in recorded.items():
             if value != ours[name]:
-                raise ForeignStateError(
+                raise FlagError(
                     f"{folder}: its {name} are {value}, but {ours[name]} with --simulator {job.simulator}; "
                     f"replay it with --simulator {job.metadata['simulator']} and the versions in its metadata.json"
                 )
@@ -332,10 +319,8 @@ def prepare(argv: list[str] | None) -> Job:
         raise FlagError(f"--compare {flags.compare}: {wrong}")
     if not 0.05 <= flags.light <= 10:
         raise FlagError(f"--light must be from 0.05 to 10, got {flags.light}")
-    try:
+    with as_flag_error(ValueError):
         simulator = resolve(flags.simulator or metadata["simulator"])
-    except ValueError as error:
-        raise FlagError(str(error)) from error
     flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
     check_seed_and_device(metadata["arguments"]["seed"], simulator, str(flags.device))
     flags.check(simulator)
@@ -358,10 +343,8 @@ def find_episodes(path: Path) -> tuple[list[Path], dict[str, Any]]:
             f"{path} is no dataset and no episode of one: there is no metadata.json; give a folder such as "
             "vpl_tiled/NAME/episode_000"
         )
-    try:
+    with as_flag_error(ValueError):
         return folders, read_metadata(root)
-    except ValueError as error:
-        raise FlagError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import csv
 import io
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +22,7 @@ import torch
 import yaml
 from rsl_rl.runners import OnPolicyRunner
 
-from flags import FlagError, flag, parse, refuse
+from flags import FlagError, as_flag_error, exit_code, flag, parse
 from flags.collect import check_at_least_1, check_seed_and_device
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cache import writable_cache
@@ -94,13 +93,7 @@ class TrainFlags:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return train(check(parse(TrainFlags, argv, __doc__)))
-    except FlagError as error:
-        refuse(error)
-    except SimulatorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return exit_code(lambda: train(check(parse(TrainFlags, argv, __doc__))), SimulatorError)
 
 
 def check(flags: TrainFlags) -> TrainFlags:
@@ -113,11 +106,9 @@ def check(flags: TrainFlags) -> TrainFlags:
     batches = AGENT_CFG["algorithm"]["num_mini_batches"]
     if flags.num_envs * AGENT_CFG["num_steps_per_env"] < batches:
         raise FlagError(f"--num_envs {flags.num_envs} is too few for {batches} batches")
-    try:
+    with as_flag_error(ValueError):
         device = flags.device or SIMULATORS[resolve(flags.simulator)].device
         load_task(flags.task)
-    except ValueError as error:
-        raise FlagError(str(error)) from error
     check_seed_and_device(flags.seed, flags.simulator, device)
     log_dir = flags.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if log_dir.exists():

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flags import FlagError, flag, parse_command, positional, refuse, required
+from flags import FlagError, as_flag_error, exit_code, flag, parse_command, positional, required
 from vpl.checks import validate
 from vpl.episode import all_episode_folders, final_value, without_damaged
 from vpl.files import check_outside, exit_on_stop_signals, published, run
@@ -131,23 +131,13 @@ def splits_of(dataset: Path) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     command, flags = parse_command({name: entry[:2] for name, entry in COMMANDS.items()}, argv, __doc__)
-    try:
-        check(flags)
-        return COMMANDS[command][2](flags)
-    except KeyboardInterrupt:
-        return 130
-    except FlagError as error:
-        refuse(error)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyError as error:
-        what = f"{error.args[0]}; vpl_dataset.py validate says which"
-        print(f"error: an episode of {flags.dataset} is not whole: {what}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+
+    def work() -> int:
+        with as_flag_error(ValueError):
+            check(flags)
+            return COMMANDS[command][2](flags)
+
+    return exit_code(work, KeyError, OSError)
 
 
 def run_info(flags: DatasetFlags) -> int:

@@ -17,17 +17,15 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from flags import flag, parse, positional, refuse, required
+from flags import as_flag_error, exit_code, flag, parse, positional, required
 from vpl.episode import all_episode_folders, without_damaged
 from vpl.exports import Export
 from vpl.exports.act import export_act
@@ -68,23 +66,16 @@ class ExportFlags:
 
 
 def main(argv: list[str] | None = None) -> int:
-    flags = parse(ExportFlags, argv, __doc__)
-    try:
+    return exit_code(lambda: export_dataset(parse(ExportFlags, argv, __doc__)), KeyError, OSError, VideoError)
+
+
+def export_dataset(flags: ExportFlags) -> int:
+    """Write what the flags say; returns the exit code."""
+    with as_flag_error(OSError, ValueError):
         export = prepare(flags)
-    except (OSError, ValueError) as error:
-        refuse(" ".join(str(error).split()))
     exit_on_stop_signals()
-    try:
-        with published(flags.output) as path:
-            FORMATS[flags.format](export, path)
-    except KeyError as error:
-        print(f"error: an episode is not whole: {error.args[0]}; vpl_dataset.py validate says which", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except (OSError, VideoError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+    with published(flags.output) as path:
+        FORMATS[flags.format](export, path)
     left_out = f" ({export.left_out} left out)" if export.left_out else ""
     print(f"{flags.output}: {len(export.folders)} episodes{left_out}, action = {export.action}")
     return int(export.damaged > 0)
@@ -114,10 +105,7 @@ def check_library(name: str) -> None:
     """
     if name not in NEEDS:
         return
-    try:
-        found = version(name)
-    except PackageNotFoundError:
-        found = "none"
+    found = next((installed.version for installed in distributions(name=name)), "none")
     release = tuple(map(int, re.findall(r"\d+", found)[:3]))
     works = any(low <= release < high for low, high in NEEDS[name].values())
     if works and name == "lerobot" and find_spec("datasets") is None:

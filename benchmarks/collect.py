@@ -22,6 +22,8 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Collection
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,8 +38,10 @@ from recorders import cpu_s
 from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
+from flags.collect import Job
 from policies.rsl_rl import CheckpointPolicy
-from simulators import CameraEnv, Sample, load, round_seed
+from simulators import CameraEnv, Sample, load
+from simulators.seeds import round_seed
 from vpl.episode import deflate
 from vpl.usable_cores import usable_cores
 from vpl.video import VideoEncoder
@@ -64,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
                 flags = ["--simulator", args.simulator, "--samples_per_pixel", str(args.samples_per_pixel)]
                 width, height = map(int, px.split("x"))
                 job = collecting_job(Path(folder), num_envs, args.steps, width, height, *flags)
-                with load(job.simulator)(collector.simulator_cfg(job)) as env:
+                with load(job.flags.simulator, collector.simulator_cfg(job)) as env:
                     machine |= env.describe()
                     rows.append({"num_envs": num_envs, "size": px, **measure(env, job, args.repetitions)})
             print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
@@ -77,19 +81,19 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def measure(env: CameraEnv, job: argparse.Namespace, repetitions: int) -> dict[str, float]:
+def measure(env: CameraEnv, job: Job, repetitions: int) -> dict[str, float]:
     """Medians for one number of envs and one size."""
-    policy = job.policy.to(env.device)
-    frames = job.num_envs * job.steps * len(job.cameras)
-    simulate(env, policy, 3, render=True)  # warm-up
+    policy, steps = job.policy.to(env.device), job.flags.steps
+    frames = job.flags.num_envs * steps * len(job.cameras)
+    simulate(env, policy, 3, ["color"])  # warm-up
     clip = record_clip(env, policy, job)
     runs: dict[str, list[float]] = {name: [] for name in ("physics", "simulate", "write", "collect", "waiting", "cpu")}
     for repetition in range(repetitions):
-        runs["physics"].append(timed(simulate, env, policy, job.steps, render=False))
-        runs["simulate"].append(timed(simulate, env, policy, job.steps, render=True))
+        runs["physics"].append(timed(simulate, env, policy, steps, []))
+        runs["simulate"].append(timed(simulate, env, policy, steps, ["color"]))
         cpu = cpu_s()
         saver = new_saver(env, job, f"writers{repetition}")
-        runs["write"].append(timed(feed, saver, clip, job))
+        runs["write"].append(timed(feed, saver, clip))
         runs["cpu"].append(cpu_s() - cpu)
         shutil.rmtree(saver.cfg.root)
         saver = new_saver(env, job, f"collector{repetition}")
@@ -100,8 +104,8 @@ def measure(env: CameraEnv, job: argparse.Namespace, repetitions: int) -> dict[s
     encode_ms = encoding_cpu_ms(clip, job)
     rates = {name: frames / medians[name] for name in ("simulate", "write", "collect")}
     return {
-        "physics_ms": 1e3 * medians["physics"] / job.steps,
-        "render_ms": 1e3 * (medians["simulate"] - medians["physics"]) / job.steps,
+        "physics_ms": 1e3 * medians["physics"] / steps,
+        "render_ms": 1e3 * (medians["simulate"] - medians["physics"]) / steps,
         "copy_ms": 1e3 * copy_s(env, clip[0]),
         "encode_cpu_ms": encode_ms,
         "write_cpu_ms": max(0.0, 1e3 * medians["cpu"] / frames - encode_ms),
@@ -111,68 +115,66 @@ def measure(env: CameraEnv, job: argparse.Namespace, repetitions: int) -> dict[s
     }
 
 
-def new_saver(env: CameraEnv, job: argparse.Namespace, name: str) -> VPLSaver:
+def new_saver(env: CameraEnv, job: Job, name: str) -> VPLSaver:
     """As the collector makes it; its processes start while it is fed."""
-    job.robot_name = name
-    return collector.open_saver(job, env)
+    return collector.open_saver(replace(job, flags=replace(job.flags, robot_name=name)), env)
 
 
-def timed(work: Any, *args: Any, **kwargs: Any) -> float:
+def timed(work: Any, *args: Any) -> float:
     start = time.perf_counter()
-    work(*args, **kwargs)
+    work(*args)
     return time.perf_counter() - start
 
 
-def simulate(env: CameraEnv, policy: torch.nn.Module, steps: int, render: bool) -> None:
+def simulate(env: CameraEnv, policy: torch.nn.Module, steps: int, streams: Collection[str]) -> None:
     """The collector's loop without the saver."""
     with torch.inference_mode():
         obs = env.reset(round_seed(42, 0))
         for _ in range(steps):
-            finish = env.start_capture(render=render)
+            finish = env.start_capture(streams)
             obs, *_ = env.step(policy(obs["policy"]))
             finish()
 
 
-def record_clip(env: CameraEnv, policy: torch.nn.Module, job: argparse.Namespace) -> list[Sample]:
-    """Consecutive samples with images, as many as fit."""
-    most = CLIP_BYTES // (job.num_envs * len(job.cameras) * job.width * job.height * 3)
+def record_clip(env: CameraEnv, policy: torch.nn.Module, job: Job) -> list[Sample]:
+    """Consecutive samples with images and what came of the action, as many as fit."""
+    flags = job.flags
+    most = CLIP_BYTES // (flags.num_envs * len(job.cameras) * flags.width * flags.height * 3)
     clip = []
     with torch.inference_mode():
         obs = env.reset(round_seed(42, 0))
-        for _ in range(max(1, min(job.steps, most))):
-            clip.append(env.capture())
-            obs, *_ = env.step(policy(obs["policy"]))
+        for _ in range(max(1, min(flags.steps, most))):
+            sample, action = env.capture(["color"]), policy(obs["policy"])
+            obs, reward, _, extras = env.step(action)
+            of_step = map(collector.to_numpy, (action, extras["joint_pos_target"], reward))
+            columns = {**sample.columns, **dict(zip(collector.FROM_STEP, of_step, strict=True))}
+            clip.append(Sample(columns, sample.images))
     return clip
 
 
-def feed(saver: VPLSaver, clip: list[Sample], job: argparse.Namespace) -> None:
+def feed(saver: VPLSaver, clip: list[Sample]) -> None:
     """Store a round of recorded samples, forwards and backwards, and wait until it is on disk."""
-    everyone, action = np.ones(job.num_envs, bool), np.zeros((job.num_envs, 8), np.float32)
+    everyone = np.ones(saver.cfg.num_envs, bool)
     there_and_back = [*clip, *clip[-2:0:-1]]
     saver.begin_round(0)
-    for step in range(job.steps):
+    for step in range(saver.cfg.steps):
         sample = there_and_back[step % len(there_and_back)]
-        saver.store(sample, action, sample["joint_pos"], action[:, 0], everyone)
+        saver.store(sample.columns, sample.images, everyone)
     saver.end_episodes(everyone, ~everyone, everyone)
     saver.close()
 
 
-def collect(env: CameraEnv, policy: CheckpointPolicy, saver: VPLSaver, job: argparse.Namespace) -> None:
+def collect(env: CameraEnv, policy: CheckpointPolicy, saver: VPLSaver, job: Job) -> None:
     never = collector.StopSignal("")
-    with contextlib.redirect_stdout(io.StringIO()):
-        collector.collect(env, policy, saver, 1, job.steps, collector.progress_bar(job), never)
+    with contextlib.redirect_stdout(io.StringIO()), collector.progress_bar(job.flags, len(job.cameras)) as bar:
+        collector.collect(env, policy, saver, 1, job.flags.steps, bar, never)
         saver.close()
 
 
-def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
+def encoding_cpu_ms(clip: list[Sample], job: Job) -> float:
     """CPU time of deflating, converting and encoding a frame, in one thread, of at most 60 frames of one env."""
-    encoder = VideoEncoder(job.width, job.height, Fraction(60), VideoReformatter())
-    images = [
-        sample["color"][0, camera]
-        for camera in range(len(job.cameras))
-        for sample in clip[:30]
-        if sample["color"] is not None
-    ]
+    encoder = VideoEncoder(job.flags.width, job.flags.height, Fraction(60), VideoReformatter())
+    images = [sample["color"][0, camera] for camera in range(len(job.cameras)) for sample in clip[:30]]
     start = time.thread_time()
     for image in images:
         deflate.compress(image, 1)
@@ -182,7 +184,7 @@ def encoding_cpu_ms(clip: list[Sample], job: argparse.Namespace) -> float:
 
 def copy_s(env: CameraEnv, sample: Sample) -> float:
     """Seconds to bring a batch of images to the host; 0 where they are born there."""
-    if env.device.type == "cpu" or sample["color"] is None:
+    if env.device.type == "cpu":
         return 0.0
     there = torch.empty(sample["color"].shape, dtype=torch.uint8, device=env.device)
     here = torch.empty(sample["color"].shape, dtype=torch.uint8, pin_memory=True)

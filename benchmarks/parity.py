@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from flags import collect as collect_flags
+from flags.collect import SHIPPED_CHECKPOINT, parse_flags
 from policies.rsl_rl import load_policy
-from simulators import CameraEnv, SimulatorCfg, load
+from simulators import CameraEnv, SimulatorCfg, load, options
 
 JOINT_BOUND, DRAWER_BOUND_M = 2e-3, 2e-3
 FRAME_EVERY = 12
@@ -28,12 +29,12 @@ FRAME_EVERY = 12
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    cameras = collect_flags.cameras(collect_flags.parse_args(["--enable_wrist_camera"]))
-    common = {"task": "Isaac-Open-Drawer-Franka-v0", "num_envs": args.num_envs, "cameras": cameras}
+    flags = parse_flags(["--enable_wrist_camera"])
+    cfg = SimulatorCfg(flags.task, args.num_envs, flags.cameras())
     looks = {"samples_per_pixel": args.samples_per_pixel, "shadows": args.shadows}
     with (
-        load("mujoco")(SimulatorCfg(**common)) as cpu,
-        load("mujoco_warp")(SimulatorCfg(**common, **looks, device=args.device)) as gpu,
+        load("mujoco", cfg) as cpu,
+        load("mujoco_warp", replace(cfg, device=args.device, options=options("mujoco_warp", looks))) as gpu,
         torch.inference_mode(),
     ):
         joints, drawer, psnr_db = compare(cpu, gpu, args.steps)
@@ -42,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     results |= {
         "within_bounds": float(within.mean()),
         "joints_rad": quantiles(joints), "drawer_m": quantiles(drawer),
-        "psnr_db": {camera.name: quantiles(values) for camera, values in zip(cameras, psnr_db.T, strict=True)},
+        "psnr_db": {camera.name: quantiles(values) for camera, values in zip(cfg.cameras, psnr_db.T, strict=True)},
     }  # fmt: skip
     print(json.dumps(results, indent=1))
     if args.results:
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(cpu: CameraEnv, gpu: CameraEnv, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The largest difference of joints (rad, m) and drawer (m) of each env, (N,), and PSNRs of pictures, (K, C)."""
-    policy = load_policy(collect_flags.SHIPPED_CHECKPOINT, 31, 8)
+    policy = load_policy(SHIPPED_CHECKPOINT, cpu.task.num_obs, cpu.task.num_actions)
     obs = cpu.reset(0)
     gpu.set_state(cpu.get_state())
     joints, drawer, states = np.zeros(cpu.num_envs), np.zeros(cpu.num_envs), []
@@ -63,9 +64,8 @@ def compare(cpu: CameraEnv, gpu: CameraEnv, steps: int) -> tuple[np.ndarray, np.
         obs, *_ = cpu.step(action)
         gpu.step(action.to(gpu.device))
         a, b = cpu.capture(), gpu.capture()
-        assert a.drawer_pos is not None and b.drawer_pos is not None
-        joints = np.maximum(joints, np.abs(a.joint_pos - b.joint_pos).max(axis=1))
-        drawer = np.maximum(drawer, np.abs(a.drawer_pos - b.drawer_pos))
+        joints = np.maximum(joints, np.abs(a["joint_pos"] - b["joint_pos"]).max(axis=1))
+        drawer = np.maximum(drawer, np.abs(a["drawer_pos"] - b["drawer_pos"]))
     return joints, drawer, np.concatenate([psnr_of_state(cpu, gpu, state) for state in states])
 
 
@@ -74,9 +74,7 @@ def psnr_of_state(cpu: CameraEnv, gpu: CameraEnv, state: np.ndarray) -> np.ndarr
     images = []
     for env in (cpu, gpu):
         env.set_state(state)
-        color = env.capture().color
-        assert color is not None
-        images.append(color.astype(np.float32))
+        images.append(env.capture(["color"])["color"].astype(np.float32))
     return 10 * np.log10(255**2 / np.square(images[0] - images[1]).mean(axis=(2, 3, 4)))
 
 

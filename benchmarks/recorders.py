@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 CAMERAS = ("overview", "wrist")
 FPS = 60
 WIDTHS = {"action": 8, "proprio": 31, "joint_pos": 9, "joint_vel": 9, "ee_position": 3, "ee_rotation": 4}
+STATE_SIZE = 80
+"""Numbers of a simulation state, which only this project stores."""
 Record = Callable[[np.ndarray, Path], "dict[str, float]"]
 """Records frames into a new folder; what it returns is added to the measurements. Made before the clock starts."""
 
@@ -39,33 +41,32 @@ def batches(frames: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarr
 
 def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0) -> Record:
     """This project's saver, behind a simulator that takes `step_s` a step."""
-    from simulators import Sample
+    from simulators.recorded import recorded_columns
     from vpl.episode import DatasetCfg
     from vpl.usable_cores import usable_cores
     from vpl_saver import VPLSaver
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         steps, num_envs, num_cameras, height, width, _ = frames.shape
+        joints, terms = [f"joint{i}" for i in range(WIDTHS["joint_pos"])], {"all": WIDTHS["proprio"]}
+        columns = recorded_columns(joints, terms, WIDTHS["action"], num_cameras, STATE_SIZE, {})
         cfg = DatasetCfg(
             root=folder / "dataset", task="benchmark", simulator="none", num_envs=num_envs, steps=steps,
             step_dt=1 / FPS, width=width, height=height, camera_names=CAMERAS[:num_cameras],
-            intrinsics=np.tile(np.eye(3), (num_cameras, 1, 1)), joint_names=tuple(f"joint{i}" for i in range(9)),
-            obs_terms={"all": WIDTHS["proprio"]}, state_spec="none", seed=0, success_metric="drawer_pos",
-            success_threshold=0.3, language_instruction="open the drawer", compress=compress,
-            use_processes=use_processes, writer_workers=usable_cores(),
+            intrinsics=np.tile(np.eye(3), (num_cameras, 1, 1)), columns=columns, obs_terms=terms, state_spec="none",
+            seed=0, language_instruction="open the drawer", compress=compress, use_processes=use_processes,
+            writer_workers=usable_cores(),
         )  # fmt: skip
-        everyone, zeros = np.ones(num_envs, bool), np.zeros(num_envs, np.float32)
-        poses, states = np.tile(np.eye(4), (num_envs, num_cameras, 1, 1)), np.zeros((num_envs, 80))
+        everyone = np.ones(num_envs, bool)
+        zeros = {name: np.zeros((num_envs, *column.shape), column.dtype) for name, column in columns.items()}
         handing_over = 0.0
         with VPLSaver(cfg) as saver:
             start = time.monotonic()
             saver.begin_round(0)
             for color, low_dim in batches(frames):
                 time.sleep(step_s)
-                action = low_dim.pop("action")
-                sample = Sample(color=color, drawer_pos=zeros, extrinsics=poses, sim_state=states, **low_dim)
                 begin = time.monotonic()
-                saver.store(sample, action, sample["joint_pos"], zeros, everyone)
+                saver.store({**zeros, **low_dim}, {"color": color}, everyone)
                 handing_over += time.monotonic() - begin
             saver.end_episodes(everyone, ~everyone, everyone)
             return {"stepping_share": handing_over / (time.monotonic() - start)}

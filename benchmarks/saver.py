@@ -36,7 +36,8 @@ from recorders import CAMERAS, RECORDERS
 from workload import collecting_job
 
 import collect_tiled_with_checkpoint as collector
-from simulators import load, round_seed
+from simulators import load
+from simulators.seeds import round_seed
 from vpl.usable_cores import usable_cores
 
 matplotlib.use("Agg")
@@ -81,10 +82,10 @@ def render_clips(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
     paths = {kind: folder / f"{kind.replace(' ', '_')}.npy" for kind in ("renders", "renders with grain")}
     clean, grainy = (np.lib.format.open_memmap(path, "w+", np.uint8, shape) for path in paths.values())
     rng = np.random.default_rng(0)
-    with load(job.simulator)(collector.simulator_cfg(job)) as env, torch.inference_mode():
-        obs = env.reset(round_seed(job.seed, 0))
+    with load(job.flags.simulator, collector.simulator_cfg(job)) as env, torch.inference_mode():
+        obs = env.reset(round_seed(job.flags.seed, 0))
         for step in range(args.steps):
-            clean[step] = env.capture().color
+            clean[step] = env.capture(["color"])["color"]
             noise = rng.normal(0, GRAIN, shape[1:]).astype(np.float32)
             grainy[step] = (clean[step] + noise).round().clip(0, 255)
             obs, *_ = env.step(job.policy(obs["policy"]))

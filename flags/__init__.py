@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -112,8 +114,38 @@ def parse_command(
 
 def refuse(message: object) -> NoReturn:
     """End the program as bad input does: one line, exit code 2."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
     raise SystemExit(2)
+
+
+@contextmanager
+def as_flag_error(*kinds: type[Exception]) -> Iterator[None]:
+    """Errors of these kinds are about what the user gave."""
+    try:
+        yield
+    except kinds as error:
+        raise FlagError(str(error)) from error
+
+
+def exit_code(work: Callable[[], int], *failures: type[Exception], interrupted: str = "") -> int:
+    """The exit code of a command that does `work`.
+
+    A FlagError is refused, with 2. One of `failures` is one line and 1; a KeyError among them is something that an
+    episode lacks. Ctrl-C is 130, and says `interrupted`. Whatever else comes is a fault of the program's own.
+    """
+    try:
+        return work()
+    except KeyboardInterrupt:
+        print(interrupted, end="\n" if interrupted else "", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except FlagError as error:
+        refuse(error)
+    except failures as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, KeyError):
+            message = f"an episode is not whole: {error.args[0]}; vpl_dataset.py validate says which"
+        print(f"error: {message}", file=sys.stderr)
+        return 1
 
 
 def converted(flags: type, values: Mapping[str, Any]) -> dict[str, Any]:

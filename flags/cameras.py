@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from flags import FlagError, flag
+from flags import FlagError, as_flag_error, flag
 from simulators.cameras import CameraCfg
 
 Triple = tuple[float, float, float]
@@ -86,10 +86,8 @@ class CameraFlags:
     def _camera(
         self, name: str, eye: Triple, target: Triple, fov_deg: float, frame: str = "env", up: Triple = (0.0, 0.0, 1.0)
     ) -> CameraCfg:
-        try:
+        with as_flag_error(ValueError):
             return CameraCfg(name, eye, target, frame, up, fov_deg, self.width, self.height)
-        except ValueError as error:
-            raise FlagError(f"{error}; move its eye or its target") from error
 
     def _own_camera(self, text: str) -> CameraCfg:
         """Of `--camera`; the name becomes part of files' names in exports, so it is letters, digits and _."""

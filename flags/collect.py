@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from flags import FlagError, flag, parse
+from flags import FlagError, as_flag_error, flag, parse
 from flags.cameras import CameraFlags
 from flags.recorded import as_flags, camera_rows, check_agreement, jsonable, read_resumable
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
@@ -108,14 +108,12 @@ def prepare(flags: CollectFlags) -> Job:
     Raises:
         FlagError: there is such a flag.
     """
-    try:
-        reason = " (auto)" if flags.simulator == "auto" else ""
+    reason = " (auto)" if flags.simulator == "auto" else ""
+    with as_flag_error(ValueError):
         simulator = resolve(flags.simulator)
         flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
         _check_values(flags)
         task = None if simulator == "isaac" else load_task(flags.task)  # Isaac Lab's say what they need when there
-    except ValueError as error:
-        raise FlagError(str(error)) from error
     _check_place(flags)
     cameras = flags.cameras()
     num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)

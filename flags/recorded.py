@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import torch
 
-from flags import FlagError, converted
+from flags import FlagError, as_flag_error, converted
 from policies.rsl_rl import CheckpointPolicy
 from simulators import CameraEnv
 from simulators.cameras import CameraCfg
@@ -66,10 +66,8 @@ def read_resumable(dataset: Path) -> dict[str, Any]:
     """
     if not (dataset / "metadata.json").is_file():
         raise FlagError(f"--resume {dataset} holds no metadata.json; give the folder that the collector named")
-    try:
+    with as_flag_error(ValueError):
         metadata = read_metadata(dataset)
-    except ValueError as error:
-        raise FlagError(str(error)) from error
     if "sources" in metadata:
         raise FlagError(f"--resume {dataset} was merged from several datasets; resume those and merge again")
     if "replayed" in metadata:

@@ -13,6 +13,7 @@ import importlib.util
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,11 +70,9 @@ def _materials(link: str) -> tuple[str, ...]:
 
 def _read(path: Path) -> list[Mesh] | None:
     """The meshes that `_write` kept; None: there are none, or not these, or they are damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [Mesh(link, kind, archive.read(f"{link}-{kind}")) for link in _LINKS for kind in _materials(link)]
-    except (OSError, zipfile.BadZipFile, KeyError, EOFError):
-        return None
+    with suppress(OSError, zipfile.BadZipFile, KeyError, EOFError), zipfile.ZipFile(path) as archive:
+        return [Mesh(link, kind, archive.read(f"{link}-{kind}")) for link in _LINKS for kind in _materials(link)]
+    return None
 
 
 def _write(meshes: list[Mesh], path: Path) -> None:

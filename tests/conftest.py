@@ -14,10 +14,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # the scripts run without being installed; so do their tests
 
-import simulators.mujoco_cpu  # noqa: F401  picks the renderer before a test imports mujoco
-
 import collect_tiled_with_checkpoint as collector
-from simulators import CameraCfg, CameraEnv, SimulatorCfg, load
+import simulators.mujoco_cpu  # noqa: F401  picks the renderer before a test imports mujoco
+from simulators import CameraEnv, SimulatorCfg, load
+from simulators.cameras import CameraCfg
 from vpl.files import STOP_SIGNALS
 
 TASK = "Isaac-Open-Drawer-Franka-v0"

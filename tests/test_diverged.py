@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import collect_dataset
 from test_resume import assert_same_content
-from test_vpl_saver import ENVS, make_cfg, make_sample
+from test_vpl_saver import COLUMNS, ENVS, make_cfg, make_step, store
 
 import collect_tiled_with_checkpoint as collector
 import replay_episode
 from policies.rsl_rl import CheckpointPolicy
+from simulators import Sample
 from vpl.checks import validate
-from vpl.format import LOW_DIM
 from vpl_dataset import episode_folders
 from vpl_saver import VPLSaver
 
@@ -55,17 +55,17 @@ def test_env_that_diverges_is_done_and_starts_anew_alone(make_env, place, value)
 @pytest.fixture
 def odd_policy(monkeypatch) -> None:
     """Answers NaN for env 1 in the first round's step 3, and what no drive can follow for env 2 in its last step."""
-    forward, calls = CheckpointPolicy.forward, iter(range(1000))
+    act, calls = CheckpointPolicy.act, iter(range(1000))
 
-    def odd(self: CheckpointPolicy, obs: torch.Tensor) -> torch.Tensor:
-        action, call = forward(self, obs).clone(), next(calls)
+    def odd(self: CheckpointPolicy, sample: Sample | None, obs: dict[str, torch.Tensor]) -> torch.Tensor:
+        action, call = act(self, sample, obs).clone(), next(calls)
         if call == 3:
             action[1, 5] = torch.nan
         if call == 7:
             action[2] = 1e11
         return action
 
-    monkeypatch.setattr(CheckpointPolicy, "forward", odd)
+    monkeypatch.setattr(CheckpointPolicy, "act", odd)
 
 
 def strictly(path: Path) -> dict:
@@ -94,7 +94,7 @@ def test_run_names_the_episodes_it_leaves_out_and_completes_the_others(tmp_path,
 
 
 @pytest.mark.parametrize("use_processes", [False, True])
-@pytest.mark.parametrize("column", [name for name in LOW_DIM if name != "timestamps"])
+@pytest.mark.parametrize("column", [name for name, column in COLUMNS.items() if column.dtype != "bool"])
 def test_saver_publishes_no_episode_with_a_number_that_is_not_finite(tmp_path, column, use_processes):
     rng = np.random.default_rng(0)
     everyone, nobody = np.ones(ENVS, bool), np.zeros(ENVS, bool)
@@ -103,16 +103,10 @@ def test_saver_publishes_no_episode_with_a_number_that_is_not_finite(tmp_path, c
         for round_index in range(2):
             saver.begin_round(round_index)
             for step in range(4):
-                arrays = {
-                    "action": np.zeros((ENVS, 8), np.float32),
-                    "joint_pos_target": np.zeros((ENVS, 9), np.float32),
-                    "reward": np.zeros(ENVS, np.float32),
-                }
-                sample = make_sample(rng, step)
+                rows = make_step(rng, step)
                 if (round_index, step) == (0, 2):
-                    target = arrays[column] if column in arrays else getattr(sample, column)
-                    target[1] = np.nan
-                said += saver.store(sample, *arrays.values(), everyone)
+                    rows[column][1] = np.nan
+                said += store(saver, rows, everyone)
             saver.end_episodes(everyone, nobody, everyone)
     assert said == saver.dropped == strictly(tmp_path / "set" / "metadata.json")["dropped"]
     assert said == [{"episode_index": 1, "round": 0, "env_index": 1, "step": 2, "reason": f"{column} is not finite"}]
@@ -126,10 +120,9 @@ def test_numbers_of_envs_that_do_not_record_may_be_anything(tmp_path):
     recording = np.array([True, False, True])
     with VPLSaver(make_cfg(tmp_path / "set")) as saver:
         saver.begin_round(0)
-        sample = make_sample(np.random.default_rng(0), 0)
-        sample["proprio"][1] = np.nan
-        arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
-        assert saver.store(sample, *arrays, recording) == []
+        rows = make_step(np.random.default_rng(0), 0)
+        rows["proprio"][1] = np.nan
+        assert store(saver, rows, recording) == []
         saver.end_episodes(recording, ~recording, recording)
     assert len(episode_folders(tmp_path / "set")) == 2
 

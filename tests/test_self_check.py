@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 
@@ -36,16 +36,24 @@ class AlteredEnv:
     def __getattr__(self, name: str) -> object:
         return getattr(self._env, name)
 
-    def capture(self, render: bool = True) -> Sample:
-        return self._alter(self._env.capture(render))
+    def capture(self, streams: Collection[str] = ()) -> Sample:
+        return self._alter(self._env.capture(streams))
+
+
+def with_color(sample: Sample, change: Callable[[np.ndarray], np.ndarray]) -> Sample:
+    """The sample with changed pictures, where it has any."""
+    images = {name: change(image) for name, image in sample.images.items()}
+    return replace(sample, images=images)
 
 
 def late(sample: Sample, previous: list[np.ndarray]) -> Sample:
     """The pictures of the capture before."""
-    if sample["color"] is None:
-        return sample
-    previous.append(sample["color"])
-    return replace(sample, color=previous[max(len(previous) - 2, 0)])
+
+    def one_before(color: np.ndarray) -> np.ndarray:
+        previous.append(color)
+        return previous[max(len(previous) - 2, 0)]
+
+    return with_color(sample, one_before)
 
 
 def misplaced(sample: Sample) -> Sample:
@@ -55,16 +63,16 @@ def misplaced(sample: Sample) -> Sample:
     error[0, 3] = 0.03
     extrinsics = sample["extrinsics"].copy()
     extrinsics[:, 1] = extrinsics[:, 1] @ error
-    return replace(sample, extrinsics=extrinsics)
+    return replace(sample, columns={**sample.columns, "extrinsics": extrinsics})
 
 
 def mirrored(sample: Sample) -> Sample:
-    return sample if sample["color"] is None else replace(sample, color=sample["color"][..., ::-1, :])
+    return with_color(sample, lambda color: color[..., ::-1, :])
 
 
 def black(sample: Sample) -> Sample:
     """The overview camera sees nothing."""
-    return sample if sample["color"] is None else replace(sample, color=sample["color"] * np.uint8([[[[0]]], [[[1]]]]))
+    return with_color(sample, lambda color: color * np.uint8([[[[0]]], [[[1]]]]))
 
 
 def failing(checks: list[Check]) -> list[str]:

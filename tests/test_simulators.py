@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib.util import spec_from_file_location
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import BOTH, OVERVIEW, TASK, WRIST
-from simulators.scene import JOINT_VEL_LIMIT, TCP_OFFSET
 
 import simulators
-from simulators import CameraCfg, SimulatorCfg, scene, episode_rng, is_installed, load, round_seed
+from simulators import SimulatorCfg, is_installed, load, scene
+from simulators.cameras import CameraCfg
+from simulators.scene import JOINT_VEL_LIMIT, TCP_OFFSET
+from simulators.seeds import episode_rng, round_seed
+from simulators.tasks import load_task, open_drawer
 
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:
@@ -38,43 +41,77 @@ def test_members_of_a_vec_env(make_env):
     assert reward.shape == dones.shape == extras["time_outs"].shape == (3,)
     assert extras["joint_pos_target"].shape == (3, 9)
     assert env.step_dt == pytest.approx(1 / 60)
-    assert sum(env.obs_terms.values()) == 31 and len(env.joint_names) == 9
+    assert sum(env.obs_terms.values()) == env.task.num_obs == 31
     assert env.describe()["simulator"]
 
 
 def test_sample_has_the_promised_shapes(make_env):
     env = make_env(cameras=BOTH)
-    sample = env.capture()
-    shapes = {field.name: np.shape(getattr(sample, field.name)) for field in fields(sample)}
-    assert shapes.pop("sim_state")[0] == 2
-    assert shapes == {
-        "color": (2, 2, 120, 160, 3), "proprio": (2, 31), "joint_pos": (2, 9), "joint_vel": (2, 9),
-        "ee_position": (2, 3), "ee_rotation": (2, 4), "drawer_pos": (2,), "extrinsics": (2, 2, 4, 4),
-    }  # fmt: skip
-    assert env.capture().color is None
+    sample = env.capture(["color"])
+    *_, reward, _, extras = env.step(torch.zeros(2, 8, device=env.device))
+    of_step = {"action": np.zeros((2, 8), np.float32), "reward": reward, "joint_pos_target": extras["joint_pos_target"]}
+    arrays = {**sample.columns, **{name: np.asarray(torch.as_tensor(array).cpu()) for name, array in of_step.items()}}
+    assert arrays.keys() == env.columns.keys()
+    for name, column in env.columns.items():
+        assert (arrays[name].shape, arrays[name].dtype) == ((2, *column.shape), column.dtype), name
+    assert {name: arrays[name].shape[1:] for name in ("proprio", "joint_effort", "ee_rotation", "extrinsics")} == {
+        "proprio": (31,),
+        "joint_effort": (9,),
+        "ee_rotation": (4,),
+        "extrinsics": (2, 4, 4),
+    }
+    assert sample["color"].shape == (2, 2, 120, 160, 3) and set(sample.images) == {"color"} <= set(env.streams)
+    assert env.capture().images == {}
     assert sample["color"].std() > 10, "the images are blank"
+
+
+def test_effort_is_what_the_drives_hold_the_arm_up_with(make_env):
+    """In still poses gravity is what they work against: the shoulder's second joint most."""
+    env = make_env()
+    env.reset(3)
+    for _ in range(60):
+        env.step(torch.zeros(2, 8, device=env.device))
+    effort = env.capture()["joint_effort"]
+    model = env.model
+    expected = np.empty((2, 9), np.float32)
+    for i, state in enumerate(env.get_state()):
+        data = mujoco.MjData(model)
+        size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_setState(model, data, state[:size], mujoco.mjtState.mjSTATE_INTEGRATION)
+        mujoco.mj_forward(model, data)
+        expected[i] = data.actuator_force
+    assert effort == pytest.approx(expected, abs=1e-3)
+    assert np.abs(effort[:, 1]).min() > 3
+
+
+def test_action_for_target_is_the_inverse_of_the_target_of_an_action(make_env):
+    env = make_env()
+    action = torch.randn(2, 8, generator=torch.Generator().manual_seed(0)).to(env.device)
+    action[:, 7] = action[:, 7].sign()
+    *_, extras = env.step(action)
+    assert torch.allclose(env.action_for_target(extras["joint_pos_target"]), action, atol=1e-6)
 
 
 def test_samples_are_copies(make_env):
     env = make_env(cameras=(OVERVIEW,))
-    before = env.capture()
-    kept = {field.name: getattr(before, field.name).copy() for field in fields(before)}
+    before = env.capture(["color"])
+    kept = {name: array.copy() for name, array in {**before.columns, **before.images}.items()}
     roll(env, 5)
-    env.capture()
+    env.capture(["color"])
     for name, value in kept.items():
-        assert np.array_equal(getattr(before, name), value), name
+        assert np.array_equal(before[name], value), name
 
 
 def test_reset_depends_on_seed_and_env_only(make_env):
     few, many = make_env(num_envs=2), make_env(num_envs=4)
     few.reset(7)
     many.reset(7)
-    assert np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+    assert np.array_equal(few.capture()["joint_pos"], many.capture()["joint_pos"][:2])
     roll(few, 3)
     few.reset(7)
-    assert np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+    assert np.array_equal(few.capture()["joint_pos"], many.capture()["joint_pos"][:2])
     few.reset(8)
-    assert not np.array_equal(few.capture().joint_pos, many.capture().joint_pos[:2])
+    assert not np.array_equal(few.capture()["joint_pos"], many.capture()["joint_pos"][:2])
 
 
 def test_episodes_of_a_run_start_differently():
@@ -90,7 +127,7 @@ def test_set_state_continues_exactly(make_env):
     other = make_env(num_envs=3, seed=99)
     roll(other, 7, seed=3)
     other.set_state(middle)
-    assert np.array_equal(other.capture().sim_state, middle)
+    assert np.array_equal(other.capture()["sim_state"], middle)
     assert np.array_equal(roll(other, 30, seed=5), expected)
 
 
@@ -114,10 +151,10 @@ def test_image_after_a_reset_in_mid_round_shows_the_new_state(make_env):
     roll(env, 30)
     env.episode_length_buf[1] = env.max_episode_length - 1
     env.step(torch.zeros(3, 8, device=env.device))
-    sample = env.capture()
+    sample = env.capture(["color"])
     fresh = make_env(num_envs=3, cameras=BOTH, seed=5)
     fresh.set_state(sample["sim_state"])
-    again = fresh.capture()
+    again = fresh.capture(["color"])
     assert np.array_equal(again["color"], sample["color"])
     assert np.array_equal(again["extrinsics"], sample["extrinsics"])
     assert np.array_equal(again["proprio"], sample["proprio"])
@@ -171,7 +208,9 @@ def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(mak
     for _ in range(3):
         roll(env, 8)
         sample = env.capture()
-        for image, point, pose in zip(sample["color"][:, 0], sample["ee_position"], sample["extrinsics"][:, 0], strict=True):
+        for image, point, pose in zip(
+            sample["color"][:, 0], sample["ee_position"], sample["extrinsics"][:, 0], strict=True
+        ):
             at = camera.intrinsics @ pose[:3, :3].T @ (point - pose[:3, 3])
             y, x = np.nonzero(image.max(axis=-1) > 20)
             off.append(np.hypot(x.mean() + 0.5 - at[0] / at[2], y.mean() + 0.5 - at[1] / at[2]))
@@ -219,29 +258,33 @@ def test_fingers_and_joint_speeds_stay_within_their_limits_under_wild_actions(ma
         assert sample["joint_pos"][:, 7:].min() > -0.001 and sample["joint_pos"][:, 7:].max() < 0.041
 
 
+def model_hash(cameras: tuple[CameraCfg, ...] = (), light: float = 1.0) -> str:
+    return scene.scene_hash(scene.build_model(load_task(TASK).things(), cameras, light))
+
+
 def test_scene_is_its_physics_and_not_how_it_looks(monkeypatch):
-    scene = scene.scene_hash(scene.build_model(()))
-    assert scene.scene_hash(scene.build_model(BOTH, light=2.0)) == scene
-    for name, value in (
-        ("CABINET_POS", (0.8, 0.0, 0.41)),
-        ("FINGER_ARMATURE", 0.4),
-        ("PHYSICS_DT", 1 / 60),
-        ("KP", (90.0,) * 9),
-        ("_BOXES", scene._BOXES[:-1]),
+    before = model_hash()
+    assert model_hash(BOTH, light=2.0) == before
+    for module, name, value in (
+        (open_drawer, "CABINET_POS", (0.8, 0.0, 0.41)),
+        (scene, "FINGER_ARMATURE", 0.4),
+        (scene, "PHYSICS_DT", 1 / 60),
+        (scene, "KP", (90.0,) * 9),
+        (scene, "_BOXES", scene._BOXES[:-1]),
     ):
         with monkeypatch.context() as changed:
-            changed.setattr(scene, name, value)
-            assert scene.scene_hash(scene.build_model(())) != scene, name
+            changed.setattr(module, name, value)
+            assert model_hash() != before, name
 
 
 def test_scene_is_what_recorded_episodes_say_on_every_machine():
     """Whoever changes the scene changes this number too: episodes that were recorded before are no longer replayed."""
-    assert scene.scene_hash(scene.build_model(())).startswith("7576c442cc77")
+    assert model_hash().startswith("7576c442cc77")
 
 
 def test_mujoco_and_mujoco_warp_have_the_same_states():
     cfg = SimulatorCfg(task=TASK, num_envs=1)
-    with load("mujoco")(cfg) as cpu, load("mujoco_warp")(cfg) as gpu:
+    with load("mujoco", cfg) as cpu, load("mujoco_warp", cfg) as gpu:
         assert (cpu.scene, cpu.state_spec) == (gpu.scene, gpu.state_spec)
         cpu.set_state(gpu.get_state())
         assert np.array_equal(cpu.get_state(), gpu.get_state())
@@ -268,9 +311,9 @@ def test_folder_beside_the_scripts_does_not_hide_an_editable_install(tmp_path, m
 def test_arm_and_cabinet_cast_shadows_and_the_room_does_not():
     pictures = []
     for shadows in (False, True):
-        cfg = SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW,), shadows=shadows, samples_per_pixel=4)
-        with load("mujoco_warp")(cfg) as env:
-            pictures.append(env.capture().color[0, 0].astype(int).mean(axis=-1))
+        options = simulators.options("mujoco_warp", {"shadows": shadows, "samples_per_pixel": 4})
+        with load("mujoco_warp", SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW,), options=options)) as env:
+            pictures.append(env.capture(["color"])["color"][0, 0].astype(int).mean(axis=-1))
     darker = (pictures[0] - pictures[1] > 20).mean()
     assert 0.03 < darker < 0.3, f"{darker:.0%} of the picture is in the shadow"
 
@@ -288,9 +331,9 @@ def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
 
 def test_a_program_that_imported_mujoco_first_can_still_draw_without_a_display():
     script = (
-        "import mujoco; from simulators import CameraCfg, SimulatorCfg, load\n"
+        "import mujoco; from simulators import SimulatorCfg, load; from simulators.cameras import CameraCfg\n"
         f"cfg = SimulatorCfg(task='{TASK}', num_envs=1, cameras=(CameraCfg('a', (1, 1, 1), (0, 0, 0)),))\n"
-        "with load('mujoco')(cfg) as env: print(env.capture().color.std() > 10)"
+        "with load('mujoco', cfg) as env: print(env.capture(['color'])['color'].std() > 10)"
     )
     hidden = ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY")
     environment = {key: value for key, value in os.environ.items() if key not in hidden}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import sys
 import tokenize
 from pathlib import Path
 
@@ -73,13 +74,13 @@ def test_what_reads_and_writes_datasets_needs_no_simulator():
 
 
 def test_the_seam_needs_numpy_and_the_columns_only():
-    outside = {m for m in imported(PROJECT / "simulators" / "__init__.py", True) if not _is_standard(m)}
-    assert outside == {"numpy", "vpl.columns"}
+    outside = set()
+    for name in ("__init__", "cameras"):
+        outside |= {m for m in imported(PROJECT / "simulators" / f"{name}.py", True) if not _is_standard(m)}
+    assert outside - {"simulators.cameras"} == {"numpy", "vpl.columns"}
 
 
 def _is_standard(module: str) -> bool:
-    import sys
-
     return module.partition(".")[0] in sys.stdlib_module_names
 
 
@@ -130,7 +131,9 @@ def test_the_top_level_holds_what_a_person_types_or_imports():
 
 
 def test_failures_are_seldom_caught():
-    files = [path for path in FILES if module_name(path).partition(".")[0] not in ("vpl", "checks", "flags")]
+    """In commands, simulators and policies."""
+    others = ("vpl", "vpl_saver", "checks", "flags")
+    files = [path for path in FILES if module_name(path).partition(".")[0] not in others]
     tries = sum(isinstance(node, ast.Try) for path in files for node in ast.walk(ast.parse(path.read_text())))
     lines = sum(path.read_text().count("\n") for path in files)
     assert tries <= 3 * lines / 1000, f"{tries} in {lines} lines"

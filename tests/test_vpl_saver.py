@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,75 +16,77 @@ from conftest import wait_for
 
 import vpl.episode
 import vpl_saver
-from simulators import Sample
+from simulators.recorded import recorded_columns
+from vpl.columns import Column, Role, SuccessRule
 from vpl.episode import DatasetCfg, SaverError
-from vpl.format import LOW_DIM, SCHEMA
 from vpl_dataset import episode_folders, load_episode
 from vpl_saver import VPLSaver
 
 ENVS, CAMERAS, HEIGHT, WIDTH = 3, 2, 32, 48
-SIZES = {"C": CAMERAS, "H": HEIGHT, "W": WIDTH, "A": 8, "O": 31, "J": 9, "S": 20}
+EVERYONE, NOBODY = np.ones(ENVS, bool), np.zeros(ENVS, bool)
+LIFT_M = Column((), "float32", Role.PRIVILEGED, "m", "how high the thing is", in_state=True)
+COLUMNS = recorded_columns([f"joint{i}" for i in range(9)], {"a": 11, "b": 20}, 8, CAMERAS, 20, {"lift_m": LIFT_M})
 
 
 def make_cfg(root: Path, **changes) -> DatasetCfg:
     settings = dict(
         root=root, task="Task-v0", simulator="none", num_envs=ENVS, steps=10, step_dt=1 / 60, width=WIDTH,
         height=HEIGHT, camera_names=("overview", "wrist"), intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
-        joint_names=tuple(f"joint{i}" for i in range(9)), obs_terms={"a": 11, "b": 20}, state_spec="made up", seed=1,
-        success_metric="drawer_pos", success_threshold=0.3, language_instruction="open the drawer",
+        columns=COLUMNS, obs_terms={"a": 11, "b": 20}, state_spec="made up", seed=1,
+        success_rule=SuccessRule("lift_m", ">=", 0.3), language_instruction="lift the thing",
     )  # fmt: skip
     return DatasetCfg(**{**settings, **changes})
 
 
-def make_sample(rng: np.random.Generator, step: int) -> Sample:
-    return Sample(
-        color=rng.integers(0, 255, (ENVS, CAMERAS, HEIGHT, WIDTH, 3), np.uint8),
-        proprio=rng.normal(size=(ENVS, 31)).astype(np.float32),
-        joint_pos=rng.normal(size=(ENVS, 9)).astype(np.float32),
-        joint_vel=rng.normal(size=(ENVS, 9)).astype(np.float32),
-        ee_position=rng.normal(size=(ENVS, 3)).astype(np.float32),
-        ee_rotation=rng.normal(size=(ENVS, 4)).astype(np.float32),
-        drawer_pos=np.float32([0.04 * step, 0.01 * step, 0.04 * step]),
-        extrinsics=rng.normal(size=(ENVS, CAMERAS, 4, 4)),
-        sim_state=rng.normal(size=(ENVS, 20)),
-    )
+def make_step(rng: np.random.Generator, step: int) -> dict[str, np.ndarray]:
+    """A control step's columns and "color", of every env: noise; the thing goes up fast in envs 0 and 2."""
+    values = {
+        name: rng.normal(size=(ENVS, *column.shape)).astype(column.dtype)
+        for name, column in COLUMNS.items()
+        if name not in ("lift_m", "success")
+    }
+    values["lift_m"] = np.float32([0.04 * step, 0.01 * step, 0.04 * step])
+    values["success"] = values["lift_m"] >= 0.3
+    return {**values, "color": rng.integers(0, 255, (ENVS, CAMERAS, HEIGHT, WIDTH, 3), np.uint8)}
 
 
-def store_round(saver: VPLSaver, steps: int = 10, round_index: int = 0) -> list[Sample]:
-    """A round in which all envs end at the same step; returns the samples."""
+def store(saver: VPLSaver, step: dict[str, np.ndarray], recording: np.ndarray) -> list[dict]:
+    """Hand over what `make_step` made."""
+    images = {"color": step["color"]} if "color" in step else {}
+    return saver.store({name: array for name, array in step.items() if name != "color"}, images, recording)
+
+
+def store_round(saver: VPLSaver, steps: int = 10, round_index: int = 0) -> list[dict[str, np.ndarray]]:
+    """A round in which all envs end at the same step; returns what was stored."""
     rng = np.random.default_rng(round_index)
     saver.begin_round(round_index)
-    everyone, nobody, samples = np.ones(ENVS, bool), np.zeros(ENVS, bool), []
-    for step in range(steps):
-        sample = make_sample(rng, step)
-        action, target = np.full((ENVS, 8), step, np.float32), np.full((ENVS, 9), step, np.float32)
-        saver.store(sample, action, target, np.full(ENVS, step, np.float32), everyone)
-        samples.append(sample)
-    saver.end_episodes(everyone, nobody, everyone)
-    return samples
+    stored = [make_step(rng, step) for step in range(steps)]
+    for step in stored:
+        store(saver, step, EVERYONE)
+    saver.end_episodes(EVERYONE, NOBODY, EVERYONE)
+    return stored
 
 
 @pytest.mark.parametrize("steps", [1, 10, 64, 65, 130])
 def test_every_row_lands_on_disk_as_it_was_given(tmp_path, steps):
     with VPLSaver(make_cfg(tmp_path / "set", steps=steps)) as saver:
-        samples = store_round(saver, steps)
+        stored = store_round(saver, steps)
     for env, folder in enumerate(episode_folders(tmp_path / "set")):
         with load_episode(folder) as episode:
-            for name in ("color", "proprio", "joint_pos", "ee_rotation", "drawer_pos", "extrinsics", "sim_state"):
-                expected = np.stack([getattr(sample, name)[env] for sample in samples])
-                assert np.array_equal(episode[name][:], expected), name
-            assert episode["action"][:, 0].tolist() == episode["reward"][:].tolist() == list(range(steps))
+            for name in stored[0]:
+                assert np.array_equal(episode[name][:], np.stack([step[name][env] for step in stored])), name
             assert episode["timestamps"][:] == pytest.approx(np.arange(steps) / 60)
 
 
-def test_datasets_have_the_shapes_and_dtypes_of_the_schema(tmp_path):
+def test_files_hold_what_is_declared_and_declare_what_they_hold(tmp_path):
     with VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
     with load_episode(tmp_path / "set" / "episode_000") as episode:
-        assert set(episode.h5) == set(SCHEMA)
-        for name, column in SCHEMA.items():
-            assert episode[name].dtype == column.dtype, name
-            assert episode[name].shape == tuple({"T": 10, **SIZES}.get(size, size) for size in column.shape), name
+        assert set(episode.h5) == {*COLUMNS, "timestamps", "color", "intrinsics"}
+        assert list(episode.declared) == [*COLUMNS, "timestamps"]
+        for name, column in COLUMNS.items():
+            assert episode.declared[name] == column
+            assert (episode[name].dtype, episode[name].shape) == (column.dtype, (10, *column.shape)), name
         assert episode["color"].chunks == (1, 1, HEIGHT, WIDTH, 3)
         assert episode["color"].compression == "gzip"
         assert episode.camera_names == ["overview", "wrist"]
@@ -106,8 +107,7 @@ def test_envs_may_end_at_different_steps(tmp_path):
         saver.begin_round(0)
         for step in range(10):
             recording = step < lengths
-            arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
-            saver.store(make_sample(rng, step), *arrays, recording)
+            store(saver, make_step(rng, step), recording)
             ended = step == lengths - 1
             saver.end_episodes(ended, ended & (lengths == 3), ended & (lengths != 3))
     rows = json.loads((tmp_path / "set" / "metadata.json").read_text())["episodes"]
@@ -120,7 +120,7 @@ def test_metadata_repeats_what_the_episodes_say(tmp_path):
         for round_index in range(2):
             store_round(saver, round_index=round_index)
     metadata = json.loads((tmp_path / "set" / "metadata.json").read_text())
-    assert metadata["arguments"] == {"seed": 1} and metadata["format_version"] == 1
+    assert metadata["arguments"] == {"seed": 1} and metadata["format_version"] == 2
     assert metadata["num_episodes"] == 6 and metadata["num_successes"] == 4
     for index, row in enumerate(metadata["episodes"]):
         with load_episode(tmp_path / "set" / row["path"]) as episode:
@@ -135,20 +135,14 @@ def store_the_same(root: Path, num_envs: int) -> Path:
     with VPLSaver(make_cfg(root, num_envs=num_envs, steps=35)) as saver:
         saver.begin_round(0)
         for step in range(35):
-            samples = [make_sample(np.random.default_rng((step, env)), step) for env in range(min(4, num_envs))]
-            first = {name: np.stack([array[0] for array in arrays]) for name, arrays in columns(samples).items()}
-            rest = {
-                name: np.zeros((num_envs - len(array), *array.shape[1:]), array.dtype) for name, array in first.items()
-            }
-            sample = Sample(**{name: np.concatenate([first[name], rest[name]]) for name in first})
-            arrays = (np.zeros((num_envs, size), np.float32) for size in (8, 9))
-            saver.store(sample, *arrays, np.zeros(num_envs, np.float32), recording)
+            made = [make_step(np.random.default_rng((step, env)), step) for env in range(min(4, num_envs))]
+            first = {name: np.stack([each[name][0] for each in made]) for name in made[0]}
+            everyone = {name: np.zeros((num_envs, *array.shape[1:]), array.dtype) for name, array in first.items()}
+            for name, array in first.items():
+                everyone[name][: len(array)] = array
+            store(saver, everyone, recording)
         saver.end_episodes(recording, ~recording, recording)
     return root
-
-
-def columns(samples: list[Sample]) -> dict[str, list[np.ndarray]]:
-    return {name: [vars(sample)[name] for sample in samples] for name in vars(samples[0])}
 
 
 def test_files_of_an_episode_do_not_depend_on_the_number_of_envs(tmp_path):
@@ -169,19 +163,10 @@ def test_only_success_puts_the_others_aside(tmp_path):
     assert [row["path"] for row in rows] == ["episode_000", "failed/episode_001", "episode_002"]
 
 
-EVERYONE, NOBODY = np.ones(ENVS, bool), np.zeros(ENVS, bool)
-
-
 def store_step(saver: VPLSaver, recording: np.ndarray = EVERYONE, **changes) -> None:
-    """One control step, whose arrays are right but for `changes`."""
-    arrays = {
-        "action": np.zeros((ENVS, 8), np.float32),
-        "joint_pos_target": np.zeros((ENVS, 9), np.float32),
-        "reward": np.zeros(ENVS, np.float32),
-    }
-    of_sample = {name: value for name, value in changes.items() if name not in arrays}
-    arrays |= {name: value for name, value in changes.items() if name in arrays}
-    saver.store(replace(make_sample(np.random.default_rng(0), 0), **of_sample), **arrays, recording=recording)
+    """One control step, whose arrays are right but for `changes`; None leaves one out."""
+    step = {**make_step(np.random.default_rng(0), 0), **changes}
+    store(saver, {name: array for name, array in step.items() if array is not None}, recording)
 
 
 def end(saver: VPLSaver, ended: np.ndarray = EVERYONE) -> None:
@@ -232,7 +217,7 @@ def test_calls_in_another_order_are_refused_where_they_are_made(tmp_path, calls,
         ({"color": np.zeros((ENVS, 1, HEIGHT, WIDTH, 3), np.uint8)}, "color is uint8"),
         ({"color": None}, "step 1 is a row and has no images"),
         ({"reward": np.zeros((ENVS, 1), np.float32)}, r"reward is float32 \(3, 1\), the dataset takes float32 \(3,\)"),
-        ({"drawer_pos": np.zeros((ENVS, 1), np.float32)}, r"drawer_pos is float32 \(3, 1\)"),
+        ({"lift_m": np.zeros((ENVS, 1), np.float32)}, r"lift_m is float32 \(3, 1\)"),
         ({"action": np.zeros((ENVS, 8))}, "action is float64"),
         (
             {"action": np.zeros((ENVS, 7), np.float32)},
@@ -240,9 +225,9 @@ def test_calls_in_another_order_are_refused_where_they_are_made(tmp_path, calls,
         ),
         ({"action": np.zeros((1, 8), np.float32)}, r"action is float32 \(1, 8\)"),
         ({"proprio": np.zeros((ENVS, 30), np.float32)}, r"proprio is .* \(3, 31\)"),
-        ({"joint_pos": None}, "joint_pos is missing"),
-        ({"drawer_pos": None}, "drawer_pos is missing"),
-        ({"ee_position": None}, "ee_position is given in some steps only"),
+        ({"joint_pos": None}, "joint_pos is missing; the dataset declares it"),
+        ({"lift_m": None, "action": None}, "action, lift_m is missing"),
+        ({"speed": np.zeros(ENVS, np.float32)}, "speed is not among the columns that the dataset declares"),
         ({"recording": np.ones(ENVS)}, r"recording is float64 \(3,\)"),
         ({"recording": np.ones((ENVS, 1), bool)}, r"recording is bool \(3, 1\)"),
     ],
@@ -266,7 +251,11 @@ def test_arrays_of_another_shape_or_dtype_are_refused_and_harm_nothing(tmp_path,
         ({"camera_names": ("a", "a")}, "camera_names a, a: give each camera its own"),
         ({"camera_names": ("a",)}, r"intrinsics \(2, 3, 3\) must be \(1, 3, 3\)"),
         ({"width": 47}, "width 47 and height 32 must be even"),
-        ({"only_success": True, "success_metric": None}, "only_success: there is no success_metric"),
+        (
+            {"only_success": True, "success_rule": None, "columns": {"action": COLUMNS["action"]}},
+            "only_success: there is no column success",
+        ),
+        ({"success_rule": SuccessRule("height", ">=", 1)}, "success_rule: there is no column height"),
     ],
 )
 def test_dataset_that_no_episode_can_be_of_is_refused(tmp_path, changes, words):
@@ -278,8 +267,7 @@ def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
     with pytest.raises(ZeroDivisionError), VPLSaver(make_cfg(tmp_path / "set")) as saver:
         store_round(saver)
         saver.begin_round(1)
-        arrays = (np.zeros((ENVS, 8), np.float32), np.zeros((ENVS, 9), np.float32), np.zeros(ENVS, np.float32))
-        saver.store(make_sample(np.random.default_rng(0), 0), *arrays, np.ones(ENVS, bool))
+        store_step(saver)
         raise ZeroDivisionError
     assert len(episode_folders(tmp_path / "set")) == 3
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
@@ -323,10 +311,9 @@ def test_existing_dataset_is_never_written_into(tmp_path):
 
 def test_frames_are_read_by_plain_h5py_without_the_fast_deflate(tmp_path):
     with VPLSaver(make_cfg(tmp_path / "set")) as saver:
-        samples = store_round(saver)
+        stored = store_round(saver)
     with h5py.File(tmp_path / "set" / "episode_002" / "episode_002.h5") as file:
-        assert np.array_equal(file["color"][4, 1], samples[4].color[2, 1])
-    assert set(LOW_DIM) | {"color", "intrinsics"} == set(SCHEMA)
+        assert np.array_equal(file["color"][4, 1], stored[4]["color"][2, 1])
 
 
 def test_saver_and_reader_never_import_torch_or_a_simulator():

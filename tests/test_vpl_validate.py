@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from conftest import collect_dataset
-from vpl.exports.lerobot_writer import RecordedVideos, VideoError
 
 import vpl_dataset
 from vpl.checks import validate
+from vpl.exports.lerobot_writer import RecordedVideos, VideoError
 from vpl.video import VideoEncoder, write_mp4
 from vpl_dataset import load_episode
 

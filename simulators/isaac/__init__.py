@@ -131,10 +131,10 @@ class IsaacEnv:
             self.num_actions,
             len(self.cameras),
             state_size,
-            known.columns if known else {},
+            {name: known.columns[name] for name in self._task_joints} if known else {},
         )
         absent = {"ee_position", "ee_rotation"} if self._tool is None else set()
-        absent |= {"success"} if known is None else set()
+        absent |= {"success"} if self.task.success_rule is None else set()
         return {name: column for name, column in columns.items() if name not in absent}
 
     @property
@@ -156,19 +156,32 @@ class IsaacEnv:
     @torch.inference_mode()
     def step(self, actions: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See `CameraEnv.step`. Actions are clipped as the task's registered agent configuration says."""
-        if self._clip_actions is not None:
-            actions = actions.clamp(-self._clip_actions, self._clip_actions)
-        _, reward, terminated, time_outs, _ = self._env.step(actions)
-        diverged = ~self._env.obs_buf["policy"].isfinite().all(dim=1)  # PhysX's numbers stay bad until the next reset
+        limit = self._clip_actions
+        applied = actions if limit is None else actions.clamp(-limit, limit)
+        _, reward, terminated, time_outs, _ = self._env.step(applied)
+        # an env that Isaac Lab has reset in this step shows it in its reward alone
+        numbers = (actions, reward[:, None], self._env.obs_buf["policy"], self._state())
+        diverged = ~torch.cat(numbers, dim=1).isfinite().all(dim=1)
         dones = terminated | time_outs | diverged
+        joint_pos_target = self._robot.data.joint_pos_target.clone()
+        left = diverged & ~terminated & ~time_outs
+        if left.any():
+            self._restart(left.nonzero()[:, 0])
         # an env that was reset inside step() shows the end of its old episode until something is rendered
         self._stale, self._photographed = self._stale or bool(dones.any()), False
         extras = {
             "time_outs": time_outs & ~diverged,
             "diverged": diverged,
-            "joint_pos_target": self._robot.data.joint_pos_target.clone(),
+            "joint_pos_target": joint_pos_target,
         }
-        return self.get_observations(), reward.clone(), dones, extras
+        return self.get_observations(), reward.masked_fill(diverged, 0.0), dones, extras
+
+    def _restart(self, env_ids: torch.Tensor) -> None:
+        """Begin new episodes, as Isaac Lab's own `step` does where a task's terminations ask for it."""
+        self._env._reset_idx(env_ids)
+        self._env.scene.write_data_to_sim()
+        self._env.sim.forward()
+        self._env.obs_buf = self._env.observation_manager.compute()
 
     def succeeded(self) -> torch.Tensor:
         """See `CameraEnv.succeeded`."""
@@ -192,7 +205,7 @@ class IsaacEnv:
                 parts.append((joint_pos_target[:, term._joint_ids] - term._offset) / term._scale)
             elif kind == "BinaryJointPositionAction":
                 middle = (term._open_command + term._close_command) / 2
-                opens = joint_pos_target[:, term._joint_ids].mean(dim=1) > middle.mean()
+                opens = joint_pos_target[:, term._joint_ids].mean(dim=1) >= middle.mean()
                 parts.append(torch.where(opens, 1.0, -1.0)[:, None])
             else:
                 raise SimulatorError(f"--task {self.cfg.task}: joint targets cannot be turned into its {kind}")
@@ -222,7 +235,8 @@ class IsaacEnv:
             "proprio": self._env.obs_buf["policy"],
             "joint_pos": robot.joint_pos,
             "joint_vel": robot.joint_vel,
-            "joint_effort": robot.applied_torque,
+            # at an episode's start Isaac Lab still holds the last one's
+            "joint_effort": robot.applied_torque.masked_fill((self.episode_length_buf == 0)[:, None], 0.0),
             "extrinsics": self._extrinsics(),
             "sim_state": self._state(),
         }
@@ -338,9 +352,8 @@ class IsaacEnv:
             "gpu": torch.cuda.get_device_name(self.device) if on_gpu else "none",
             "rendering_mode": self._options.rendering_mode or "AppLauncher's default",
             "anti_aliasing": ANTI_ALIASING,
-            "/rtx/post/aa/op": carb.settings.get_settings().get(
-                "/rtx/post/aa/op"
-            ),  # Isaac Lab hides a failure to set it
+            # Isaac Lab hides a failure to set it
+            "/rtx/post/aa/op": carb.settings.get_settings().get("/rtx/post/aa/op"),
             "rerenders": self._options.rerenders,
         }
 

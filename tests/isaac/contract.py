@@ -32,7 +32,6 @@ builtins.ISAAC_LAUNCHED_FROM_TERMINAL = False
 import gymnasium
 import isaaclab_tasks.manager_based.manipulation.reach.config.franka  # noqa: F401  registers
 import numpy as np
-import simulators.isaac_drawer as isaac_drawer
 import torch
 import world
 from isaaclab.managers import TerminationTermCfg
@@ -42,8 +41,11 @@ from isaaclab_tasks.manager_based.manipulation.cabinet.config.franka.joint_pos_e
 from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
 
 import collect_tiled_with_checkpoint as collector
+import simulators.isaac as isaac
 from policies.rsl_rl import load_policy
-from simulators import HAND_R_GRIPPER, CameraCfg, SimulatorCfg, SimulatorError
+from simulators import SimulatorCfg, SimulatorError, load
+from simulators.cameras import HAND_R_GRIPPER, CameraCfg
+from simulators.isaac import lab2
 from vpl.checks import validate
 from vpl_dataset import Episode, iter_episodes
 
@@ -208,7 +210,7 @@ def test_registered_configuration_is_changed_only_where_collecting_needs_it():
     )
     theirs = parse_env_cfg(TASK, device="cpu", num_envs=4)
     ours = parse_env_cfg(TASK, device="cpu", num_envs=4)
-    isaac_drawer.configure(ours, SimulatorCfg(task=TASK, num_envs=4, cameras=cameras, seed=7, env_spacing=3.0))
+    lab2.configure(ours, SimulatorCfg(task=TASK, num_envs=4, cameras=cameras, seed=7), lab2.IsaacOptions(env_spacing=3.0))
     found = changes(theirs.to_dict(), ours.to_dict())
     assert {key: pair for key, pair in found.items() if not key.endswith("_cam")} == {
         "seed": (None, 7),
@@ -225,7 +227,7 @@ def test_registered_configuration_is_changed_only_where_collecting_needs_it():
 
 def test_state_that_is_set_shows_in_the_next_picture():
     cameras = (CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0, 0.42), width=64, height=48),)
-    with isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=4, cameras=cameras)) as env:
+    with load("isaac", SimulatorCfg(task=TASK, num_envs=4, cameras=cameras)) as env:
         first, state = env.capture(), env.get_state()
         for _ in range(5):
             env.step(-torch.ones(4, 8))  # a closed gripper: the drawer opens
@@ -260,7 +262,7 @@ def test_self_check_finds_a_late_renderer(tmp_path, capfd, monkeypatch):
 
 
 def test_signals_mean_what_they_did_before_kit():
-    with isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=1, cameras=())):
+    with load("isaac", SimulatorCfg(task=TASK, num_envs=1, cameras=())):
         assert signal.getsignal(signal.SIGSEGV) == signal.getsignal(signal.SIGABRT) == signal.SIG_DFL
         assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
         with pytest.raises(SystemExit) as end:
@@ -273,7 +275,7 @@ def test_other_releases_are_refused_by_name(monkeypatch):
     for version in ((0, 36, 21), (4, 6, 0)):
         monkeypatch.setattr(isaac_drawer, "extension_version", lambda version=version: version)
         with pytest.raises(SimulatorError, match=r"2\.2 and 2\.3"):
-            isaac_drawer.IsaacDrawerEnv(SimulatorCfg(task=TASK, num_envs=1))
+            load("isaac", SimulatorCfg(task=TASK, num_envs=1))
 
 
 @pytest.mark.parametrize(("name", "words"), [("ENABLE_CAMERAS", "true"), ("HEADLESS", "yes"), ("LIVESTREAM", "3")])
