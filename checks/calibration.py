@@ -41,7 +41,7 @@ DEPTHS_M = np.geomspace(0.1, 5.0, 24)
 def hold(env: CameraEnv, pose: np.ndarray, fingers_m: float, steps: int) -> None:
     """Bring the arm to rest where the drives hold it against gravity."""
     for _ in range(steps):
-        target = np.tile(np.append(pose, np.float32((fingers_m, fingers_m))), (env.num_envs, 1))
+        target = np.tile(np.append(pose, [fingers_m, fingers_m]).astype(np.float32), (env.num_envs, 1))
         target[:, :4] -= DAMPING_S * env.capture()["joint_vel"][:, :4]
         env.step(env.action_for_target(torch.as_tensor(target, device=env.device)))
 

@@ -51,7 +51,7 @@ def isaac_python() -> Path:
 @pytest.mark.parametrize("release", RELEASES)
 def test_contract_with_isaac_lab(release, isaac_python, capsys):
     command = [isaac_python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--show-capture=no", "-c", os.devnull]
-    command += ["--rootdir", HERE, "--confcutdir", HERE, HERE / "contract.py"]
+    command += ["--rootdir", HERE, "--confcutdir", HERE, HERE / "contract.py", HERE / "seam.py"]
     environment = {**os.environ, "ISAAC_SITE": str(FOLDER / release)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     with capsys.disabled():

@@ -283,7 +283,8 @@ class _Table:
         self._columns = {**cfg.columns, "timestamps": TIMESTAMPS}
         self._block_rows = min(ROWS_PER_BLOCK, -(-cfg.steps // interval))
         self._blocks = {
-            name: np.empty((self._block_rows, *column.shape), column.dtype) for name, column in self._columns.items()
+            name: np.empty((self._block_rows, *map(int, column.shape)), column.dtype)
+            for name, column in self._columns.items()
         }
         self._waiting = 0
 

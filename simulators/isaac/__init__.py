@@ -9,6 +9,7 @@ is what is the same in all releases; `lab2.py` has the calls that differ. What c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simulators import TASKS, Sample, SimulatorCfg, SimulatorError, SuccessRule
+from simulators import TASKS, CameraEnv, Sample, SimulatorCfg, SimulatorError, SuccessRule, TaskSpec
 from simulators.isaac.lab2 import (
     ANTI_ALIASING,
     IsaacOptions,
@@ -36,7 +37,7 @@ TOOL_FRAMES = ("ee_tcp", "end_effector")
 """What Isaac Lab's manipulation tasks call the tool centre point in `scene.ee_frame`."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class IsaacTask:
     """See `simulators.TaskSpec`."""
 
@@ -53,7 +54,6 @@ class IsaacEnv:
 
     Options = IsaacOptions
     streams: Mapping[str, Stream] = {"color": STREAMS["color"]}
-
     scene = ""
 
     def __init__(self, cfg: SimulatorCfg) -> None:
@@ -71,10 +71,10 @@ class IsaacEnv:
         if not env.observation_manager.group_obs_concatenate["policy"]:
             raise SimulatorError(f"--task '{cfg.task}' gives its policy observations in parts; a vector is needed")
         names, widths = env.observation_manager.active_terms, env.observation_manager.group_obs_term_dim
-        self.obs_terms = {n: int(np.prod(w)) for n, w in zip(names["policy"], widths["policy"], strict=True)}
+        self.obs_terms: Mapping[str, int] = dict(zip(names["policy"], map(math.prod, widths["policy"]), strict=True))
         self.num_actions = env.action_manager.total_action_dim
         known = self._find_known_joints()
-        self.task = self._task_spec(known)
+        self.task: TaskSpec = self._task_spec(known)
         self._stale = True
         """Whether the latest picture shows another state than the present one."""
         self._photographed = False
@@ -85,7 +85,7 @@ class IsaacEnv:
         self._check_intrinsics()
         parts = self._state_parts()
         self.state_spec = ", ".join(f"{name}[{part.shape[1]}]" for name, part in parts)
-        self.columns = self._declare(known, sum(part.shape[1] for _, part in parts))
+        self.columns: Mapping[str, Column] = self._declare(known, sum(part.shape[1] for _, part in parts))
 
     def _find_robot(self) -> None:
         scene = self._env.scene
@@ -125,14 +125,9 @@ class IsaacEnv:
 
     def _declare(self, known: Task | None, state_size: int) -> dict[str, Column]:
         """The columns; what this task has no such thing of is left out."""
-        columns = recorded_columns(
-            self._robot.joint_names,
-            self.obs_terms,
-            self.num_actions,
-            len(self.cameras),
-            state_size,
-            {name: known.columns[name] for name in self._task_joints} if known else {},
-        )
+        joints, cameras = self._robot.joint_names, len(self.cameras)
+        of_task = {name: known.columns[name] for name in self._task_joints} if known else {}
+        columns = recorded_columns(joints, self.obs_terms, self.num_actions, cameras, state_size, of_task)
         absent = {"ee_position", "ee_rotation"} if self._tool is None else set()
         absent |= {"success"} if self.task.success_rule is None else set()
         return {name: column for name, column in columns.items() if name not in absent}
@@ -141,6 +136,10 @@ class IsaacEnv:
     def episode_length_buf(self) -> torch.Tensor:
         """See `CameraEnv`."""
         return self._env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, values: torch.Tensor) -> None:
+        self._env.episode_length_buf = values
 
     @torch.inference_mode()  # here and below: the buffers that a step makes could not be reset outside of it
     def reset(self, seed: int) -> dict[str, torch.Tensor]:
@@ -358,7 +357,7 @@ class IsaacEnv:
         }
 
     @classmethod
-    def make(cls, cfg: SimulatorCfg) -> IsaacEnv:
+    def make(cls, cfg: SimulatorCfg) -> CameraEnv:
         """See `simulators.load`."""
         return cls(cfg)
 

@@ -8,11 +8,8 @@ physics and the renderer (world.py) are stand-ins. What this cannot show is what
 
 from __future__ import annotations
 
-import builtins
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import types
@@ -20,38 +17,30 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from started import HERE, PROJECT, REACH, TASK
 
-HERE = Path(__file__).parent
-PROJECT = HERE.parents[1]
-sys.path[:0] = [str(PROJECT), str(HERE)]
-import kit
-
-kit.install(Path(os.environ["ISAAC_SITE"]))
-builtins.ISAAC_LAUNCHED_FROM_TERMINAL = False
-
+# isort: split
 import gymnasium
-import isaaclab_tasks.manager_based.manipulation.reach.config.franka  # noqa: F401  registers
+import kit
 import numpy as np
+import seam
 import torch
 import world
 from isaaclab.managers import TerminationTermCfg
 from isaaclab.utils import configclass
 from isaaclab.utils.math import matrix_from_quat
 from isaaclab_tasks.manager_based.manipulation.cabinet.config.franka.joint_pos_env_cfg import FrankaCabinetEnvCfg
-from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
 
 import collect_tiled_with_checkpoint as collector
 import simulators.isaac as isaac
 from policies.rsl_rl import load_policy
-from simulators import SimulatorCfg, SimulatorError, load
 from simulators.cameras import HAND_R_GRIPPER, CameraCfg
 from simulators.isaac import lab2
 from vpl.checks import validate
 from vpl_dataset import Episode, iter_episodes
 
-world.install()
 FLAGS = "--simulator isaac --device cpu --num_envs 4 --steps 24 --enable_wrist_camera --headless --width 64 --height 48"
-TASK, EARLY, REACH = "Isaac-Open-Drawer-Franka-v0", "Early-Open-Drawer-Franka-v0", "Isaac-Reach-Franka-v0"
+EARLY = "Early-Open-Drawer-Franka-v0"
 DEFAULT_JOINT_POS = [0.0, -0.569, 0.0, -2.810, 0.0, 3.037, 0.741]  # isaaclab_assets/robots/franka.py
 TCP_OFFSET = 0.1034
 
@@ -170,7 +159,7 @@ def test_task_without_a_drawer_records_what_it_has_and_invents_nothing(tmp_path)
     assert list(problems(dataset)) == []
     for episode in iter_episodes(dataset):
         assert "success" not in episode.attrs and "drawer_pos" not in episode.h5
-    absent = ["ee_position", "ee_rotation", "drawer_pos", "success"]
+    absent = ["ee_position", "ee_rotation", "success"]
     assert json.loads((dataset / "metadata.json").read_text())["not_recorded"] == absent
     assert collector.main([*FLAGS.split(), "--task", REACH, "--data_root", str(tmp_path)]) == 2, "31 observations"
     flags = ["--task", REACH, "--checkpoint", str(checkpoint), "--only_success", "--data_root", str(tmp_path)]
@@ -191,61 +180,6 @@ def test_only_what_is_meant_for_kit_reaches_it(tmp_path):
     assert kit.settings["/isaaclab/rendering/rendering_mode"] == "quality"
 
 
-def changes(before: dict, after: dict, path: str = "") -> dict[str, tuple]:
-    """Where two nested dictionaries differ."""
-    found = {}
-    for key in before.keys() | after.keys():
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found |= changes(old, new, f"{path}{key}.")
-        elif old != new:
-            found[f"{path}{key}"] = (old, new)
-    return found
-
-
-def test_registered_configuration_is_changed_only_where_collecting_needs_it():
-    cameras = (
-        CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0, 0.42)),
-        CameraCfg("wrist", (-0.05, 0, 0.08), (0.25, 0, 0), frame="gripper"),
-    )
-    theirs = parse_env_cfg(TASK, device="cpu", num_envs=4)
-    ours = parse_env_cfg(TASK, device="cpu", num_envs=4)
-    lab2.configure(ours, SimulatorCfg(task=TASK, num_envs=4, cameras=cameras, seed=7), lab2.IsaacOptions(env_spacing=3.0))
-    found = changes(theirs.to_dict(), ours.to_dict())
-    assert {key: pair for key, pair in found.items() if not key.endswith("_cam")} == {
-        "seed": (None, 7),
-        "scene.env_spacing": (2.0, 3.0),
-        "scene.cabinet_frame.debug_vis": (True, False),
-        "sim.render.antialiasing_mode": (None, "FXAA"),
-    }
-    added = {key: new for key, (_, new) in found.items() if key.endswith("_cam")}
-    assert set(added) == {"scene.overview_cam", "scene.wrist_cam"}
-    assert added["scene.overview_cam"]["prim_path"] == "{ENV_REGEX_NS}/overview_cam"
-    assert added["scene.wrist_cam"]["prim_path"] == "{ENV_REGEX_NS}/Robot/panda_hand/wrist_cam"
-    assert ours.validate() is None or ours.validate() == []
-
-
-def test_state_that_is_set_shows_in_the_next_picture():
-    cameras = (CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0, 0.42), width=64, height=48),)
-    with load("isaac", SimulatorCfg(task=TASK, num_envs=4, cameras=cameras)) as env:
-        first, state = env.capture(), env.get_state()
-        for _ in range(5):
-            env.step(-torch.ones(4, 8))  # a closed gripper: the drawer opens
-        moved = env.capture()
-        env.set_state(state)
-        _ = env._sensors[0].data  # as an observation of images would: the old picture is cached now
-        again = env.capture()
-        env.set_state(moved.sim_state)
-        env.reset(7)
-        for _ in range(3):
-            env.step(torch.ones(4, 8))  # an open gripper
-        shut = env.capture().drawer_pos
-    assert not np.array_equal(first["color"], moved.color)
-    assert np.array_equal(first["color"], again["color"]) and np.array_equal(first["sim_state"], again["sim_state"])
-    assert np.array_equal(first["proprio"], again["proprio"])
-    assert (shut == 0).all(), "the cabinet's drives aim at where the drawer was"
-
-
 def test_self_check_runs_to_its_end(tmp_path, capfd):
     """Its verdicts on calibration mean nothing here: the pictures are numbers."""
     collector.main([*FLAGS.split(), "--self_check", "--data_root", str(tmp_path)])
@@ -259,23 +193,6 @@ def test_self_check_finds_a_late_renderer(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(world.World, "late", True)
     assert collector.main([*FLAGS.split(), "--self_check", "--data_root", str(tmp_path)]) == 1
     assert any(line.startswith("FAIL  lag ") for line in capfd.readouterr().out.splitlines())
-
-
-def test_signals_mean_what_they_did_before_kit():
-    with load("isaac", SimulatorCfg(task=TASK, num_envs=1, cameras=())):
-        assert signal.getsignal(signal.SIGSEGV) == signal.getsignal(signal.SIGABRT) == signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
-        with pytest.raises(SystemExit) as end:
-            signal.raise_signal(signal.SIGTERM)
-    assert end.value.code == 143
-
-
-def test_other_releases_are_refused_by_name(monkeypatch):
-    assert isaac_drawer.extension_version()[:2] in ((0, 44), (0, 54))
-    for version in ((0, 36, 21), (4, 6, 0)):
-        monkeypatch.setattr(isaac_drawer, "extension_version", lambda version=version: version)
-        with pytest.raises(SimulatorError, match=r"2\.2 and 2\.3"):
-            load("isaac", SimulatorCfg(task=TASK, num_envs=1))
 
 
 @pytest.mark.parametrize(("name", "words"), [("ENABLE_CAMERAS", "true"), ("HEADLESS", "yes"), ("LIVESTREAM", "3")])
@@ -295,7 +212,20 @@ def check_launch(data_root: Path) -> None:
 
 
 def check_state(_data_root: Path) -> None:
-    test_state_that_is_set_shows_in_the_next_picture()
+    seam.test_state_that_is_set_shows_in_the_next_picture()
+
+
+def check_divergence(_data_root: Path) -> None:
+    seam.test_env_that_diverged_is_reported_and_starts_anew("physics")
+    seam.test_env_that_diverged_in_its_last_step_is_reported_too()
+
+
+def check_effort(_data_root: Path) -> None:
+    seam.test_effort_at_an_episodes_start_is_none_of_the_last_episodes()
+
+
+def check_columns(_data_root: Path) -> None:
+    seam.test_columns_are_what_capture_and_step_deliver(TASK)
 
 
 SENSOR_POSES = (
@@ -304,16 +234,9 @@ SENSOR_POSES = (
     "for i in self._on_hand], 1)"
 )
 START = """
-import os, runpy, sys
-from pathlib import Path
-sys.path[:0] = [{here!r}, {project!r}]
-import kit
-kit.install(Path(os.environ["ISAAC_SITE"]))
-import builtins
-builtins.ISAAC_LAUNCHED_FROM_TERMINAL = False
-import isaacsim, world
-import isaaclab_tasks.manager_based.manipulation.cabinet.config.franka
-world.install()
+import runpy, sys
+sys.path.insert(0, {here!r})
+import started, isaacsim, world
 {before}
 sys.argv = ["collect_tiled_with_checkpoint.py", *{flags!r}]
 runpy.run_path({project!r} + "/collect_tiled_with_checkpoint.py", run_name="__main__")
@@ -340,36 +263,43 @@ def test_exit_status_tells_the_truth_in_spite_of_kits_fast_shutdown(before, flag
 
 FAULTS = {
     "capture after step": (
-        collector, "sample = finish_capture()", "sample = env.capture()", check_rows,
+        collector, "sample = sample or finish_capture()", "sample = env.capture(saver.cfg.streams)", check_rows,
     ),
-    "no re-render after reset": (isaac_drawer, "self.cfg.rerenders if self._stale", "0 if self._stale", check_rows),
-    "drives left at a set state": (isaac_drawer, "asset.set_joint_position_target(position)", "pass", check_state),
-    "buffer not refreshed": (isaac_drawer, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
-    "view instead of copy": (isaac_drawer, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
+    "no re-render after reset": (isaac, "self._options.rerenders if self._stale", "0 if self._stale", check_rows),
+    "drives left at a set state": (isaac, "asset.set_joint_position_target(position)", "pass", check_state),
+    "buffer not refreshed": (isaac, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
+    "view instead of copy": (isaac, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
     "camera's own pose": (
-        isaac_drawer, "self._hand_poses()[:, None] @ self._mounts[self._on_hand]", SENSOR_POSES, check_rows,
+        isaac, "self._hand_poses()[:, None] @ self._mounts[self._on_hand]", SENSOR_POSES, check_rows,
     ),
-    "w, x, y, z stored": (isaac_drawer, "[:, [1, 2, 3, 0]]", "", check_rows),
-    "env origin not subtracted": (isaac_drawer, "self._tool_index] - origins", "self._tool_index]", check_rows),
-    "finger as end effector": (isaac_drawer, '("ee_tcp", "end_effector")', '("tool_leftfinger",)', check_rows),
-    "temporal anti-aliasing": (isaac_drawer, 'ANTI_ALIASING = "FXAA"', 'ANTI_ALIASING = "DLAA"', check_rows),
-    "own --width leaked": (isaac_drawer, "AppLauncher(flags)", "AppLauncher({**flags, 'width': 64})", check_launch),
-    "own command line leaked": (isaac_drawer, "sys.argv[1:] = []", "pass", check_launch),
+    "w, x, y, z stored": (isaac, "[:, [1, 2, 3, 0]]", "", check_rows),
+    "env origin not subtracted": (
+        isaac, "self._tool_index] - self._env.scene.env_origins", "self._tool_index]", check_rows,
+    ),
+    "finger as end effector": (isaac, '("ee_tcp", "end_effector")', '("tool_leftfinger",)', check_rows),
+    "column of another type": (isaac, '"extrinsics": self._extrinsics()', '"extrinsics": self._mounts', check_columns),
+    "effort of the last episode": (isaac, "self.episode_length_buf == 0", "self.episode_length_buf < 0", check_effort),
+    "diverged env goes on": (isaac, "if left.any():", "if False:", check_divergence),
+    "only the observation diverges": (isaac, "reward[:, None], ", "", check_divergence),
+    "temporal anti-aliasing": (lab2, 'ANTI_ALIASING = "FXAA"', 'ANTI_ALIASING = "DLAA"', check_rows),
+    "own --width leaked": (lab2, "AppLauncher(flags)", "AppLauncher({**flags, 'width': 64})", check_launch),
+    "own command line leaked": (lab2, "sys.argv[1:] = []", "pass", check_launch),
 }  # fmt: skip
 """Name: the module, what is replaced in its source, by what, and the check that must fail."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(fault, tmp_path, monkeypatch):
-    module, right, wrong, check = FAULTS[fault]
-    source = Path(module.__file__).read_text()
-    assert source.count(right) == 1, "the source has changed: adapt the fault"
-    faulty = types.ModuleType(module.__name__)
-    faulty.__file__ = module.__file__
-    monkeypatch.setitem(sys.modules, module.__name__, faulty)
-    exec(compile(source.replace(right, wrong), module.__file__, "exec"), faulty.__dict__)
-    monkeypatch.setattr(collector, "collect", getattr(faulty, "collect", collector.collect))
-    monkeypatch.setitem(globals(), "isaac_drawer", sys.modules["simulators.isaac_drawer"])
+    altered, right, wrong, check = FAULTS[fault]
+    assert Path(altered.__file__).read_text().count(right) == 1, "the source has changed: adapt the fault"
+    for module in dict.fromkeys((altered, isaac)):  # the second holds what it took from lab2
+        source = Path(module.__file__).read_text()
+        planted = types.ModuleType(module.__name__)
+        planted.__file__ = module.__file__
+        monkeypatch.setitem(sys.modules, module.__name__, planted)
+        code = source.replace(right, wrong) if module is altered else source
+        exec(compile(code, module.__file__, "exec"), planted.__dict__)
+    monkeypatch.setattr(collector, "collect", sys.modules[collector.__name__].collect)
     with pytest.raises(AssertionError) as failure:
         check(tmp_path)
     print(f"{fault}: {failure.value}")
