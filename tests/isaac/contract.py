@@ -150,7 +150,7 @@ def test_rounds_in_which_single_envs_reset_early(tmp_path):
     assert all(row["terminated"] != row["truncated"] for row in rows)
 
 
-def test_task_without_a_drawer_records_what_it_has_and_invents_nothing(tmp_path):
+def test_task_without_a_drawer_records_what_it_has_and_invents_nothing(tmp_path, capfd):
     checkpoint = tmp_path / "reach.pt"
     layers = {"actor.0.weight": torch.zeros(8, 32), "actor.0.bias": torch.zeros(8)}
     layers |= {"actor.2.weight": torch.zeros(7, 8), "actor.2.bias": torch.zeros(7), "std": torch.ones(7)}
@@ -161,9 +161,11 @@ def test_task_without_a_drawer_records_what_it_has_and_invents_nothing(tmp_path)
         assert "success" not in episode.attrs and "drawer_pos" not in episode.h5
     absent = ["ee_position", "ee_rotation", "success"]
     assert json.loads((dataset / "metadata.json").read_text())["not_recorded"] == absent
-    assert collector.main([*FLAGS.split(), "--task", REACH, "--data_root", str(tmp_path)]) == 2, "31 observations"
-    flags = ["--task", REACH, "--checkpoint", str(checkpoint), "--only_success", "--data_root", str(tmp_path)]
-    assert collector.main([*FLAGS.split(), *flags]) == 2
+    fitting = ["--checkpoint", str(checkpoint), "--only_success"]
+    for flags, words in (([], "31 observations"), (fitting, "no measure of success")):
+        with pytest.raises(SystemExit) as refusal:
+            collector.main([*FLAGS.split(), "--task", REACH, "--data_root", str(tmp_path), *flags])
+        assert refusal.value.code == 2 and words in capfd.readouterr().err
 
 
 def test_checkpoint_of_rsl_rl_2_runs(tmp_path):
