@@ -1,8 +1,8 @@
 """Drive a simulator from recorded episodes: film their states again, or run their actions and see how far they drift.
 
-    python replay_episode.py vpl_tiled/NAME --mode states --width 640 --height 480      a new dataset of the same motion
-    python replay_episode.py vpl_tiled/NAME/episode_003 --mode actions                  how far they drift from the states
-    python replay_episode.py vpl_tiled/NAME/episode_003 --compare compare.mp4           both pictures and their error
+    python replay_episode.py vpl_tiled/NAME --width 640 --height 480             a new dataset of the same motion
+    python replay_episode.py vpl_tiled/NAME/episode_003 --mode actions        how far they drift from the states
+    python replay_episode.py vpl_tiled/NAME/episode_003 --compare new.mp4     both pictures and their error
 
 States are what was recorded, so collect once and film many times: other sizes, cameras, light. On MuJoCo both modes
 are exact on the machine that recorded. In Isaac Lab states come out right, their pictures nearly (RTX is not

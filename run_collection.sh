@@ -13,7 +13,7 @@ fail() { say "$*"; exit 2; }
 
 usage() {
   cat <<END
-Collects a dataset. Without flags the reference run: 20 envs x 2 episodes x 60 steps with both cameras into data/.
+Collects a dataset. Without flags the reference run: 20 envs x 2 episodes x 60 steps with both cameras into vpl_tiled/.
 
   ./run_collection.sh [--in exec|run|embedded] [flags of collect_tiled_with_checkpoint.py]
 
@@ -214,10 +214,10 @@ while (( $# )); do
   esac
 done
 if (( ! ${#args[@]} )); then
-  args=(--num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera --headless --data_root "$project/data")
+  args=(--num_envs 20 --num_episodes 2 --steps 60 --enable_wrist_camera --headless --data_root "$project/vpl_tiled")
 fi
 data_root=$(value_of --data_root)
-data_root=$(realpath -ms "${data_root:-data}")
+data_root=$(realpath -ms "${data_root:-vpl_tiled}")
 [[ ! -t 0 || ! -t 1 ]] || tty=(--interactive --tty)
 if [[ ! $mode ]]; then
   pick

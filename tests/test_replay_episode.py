@@ -18,6 +18,7 @@ import replay_episode
 import vpl_dataset
 import vpl_export
 from vpl.checks import validate
+from vpl.compare import CURVE_PX
 from vpl_dataset import iter_episodes, load_episode
 from vpl_saver import VPLSaver
 
@@ -162,7 +163,8 @@ def test_states_of_something_else_are_refused_before_anything_is_filmed(
     sparse, tmp_path, capsys, column, attributes, words, flags
 ):
     foreign = rewritten(sparse, tmp_path / "set", column, **attributes)
-    assert replay(foreign, "--data_root", tmp_path / "out", *flags) == 2
+    with pytest.raises(SystemExit, match="2"):
+        replay(foreign, "--data_root", tmp_path / "out", *flags)
     said = capsys.readouterr()
     assert said.err.count("\n") == 1 and said.out == "" and not (tmp_path / "out").exists()
     assert "episode_001: " in said.err and words in said.err and "--simulator mujoco" in said.err
@@ -181,7 +183,7 @@ def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
     assert replay(sparse / "episode_000", "--mode", mode, "--compare", film) == 0
     assert f"largest error {unit}" in capsys.readouterr().out
     frames = iio.imread(film, plugin="pyav")
-    assert frames.shape == (10, 48 + replay_episode.CURVE_PX, 128, 3)
+    assert frames.shape == (10, 48 + CURVE_PX, 128, 3)
     difference = frames[:, :48, :64].astype(float) - frames[:, :48, 64:]
     assert np.abs(difference).mean() < 5  # the video is lossy
 

@@ -111,10 +111,10 @@ def test_exec_is_this_command_line(machine):
 
 
 def test_reference_run_in_a_fresh_container_is_this_command_line(machine):
-    assert machine.call(NO_CONTAINER, COLLECTOR_CODE="2").code == 2  # so that nothing comes into the project's data/
+    assert machine.call(NO_CONTAINER, COLLECTOR_CODE="2").code == 2  # so that nothing comes into the project's vpl_tiled/
     probe, main = [words for words in machine.docker() if words[0] == "run"]
     assert probe == ["run", "--rm", "--gpus", "all", "--entrypoint", "nvidia-smi", "isaaclab:2.2-ray", "-L"]
-    data_root = str(PROJECT / "data")
+    data_root = str(PROJECT / "vpl_tiled")
     name = main[main.index("--name") + 1]
     assert main == [
         "run", "--rm", "--init", "--sig-proxy=false", "--name", name, "--shm-size", "16g", "--gpus", "all",
@@ -185,7 +185,7 @@ def test_fresh_container_sees_checkpoint_data_and_the_callers_folder(machine):
 
 def test_resume_mounts_the_dataset_and_passes_a_running_container_over(machine):
     (machine.folder / "data" / "NAME").mkdir(parents=True)
-    done = machine.call(READY, "--resume", "data/NAME")
+    done = machine.call(READY, "--resume", "vpl_tiled/NAME")
     assert done.code == 0 and "--in run, because image isaaclab:2.2-ray is here" in done.err
     main = [words for words in machine.docker() if words[0] == "run"][-1]
     assert main[main.index("--mount") + 1] == mount(machine.folder / "data" / "NAME")
@@ -238,7 +238,7 @@ def test_image_for_every_machine_runs_without_a_gpu(machine):
         (READY | {"containers": {"isaaclab-test": ""}}, ["--in", "exec"], "not of an image of isaaclab-tiledcam"),
         (READY | {"gpus": [H100]}, ["--in", "exec"], "H100 80GB HBM3 (UUID: GPU-2)), Isaac Sim cannot draw"),
         (READY | {"gpus": []}, ["--in", "exec"], "no GPU with RT cores"),
-        (READY, ["--in", "exec", "--resume", "data/NAME"], "use --in run"),
+        (READY, ["--in", "exec", "--resume", "vpl_tiled/NAME"], "use --in run"),
         (READY | {"images": {}}, ["--in", "run"], "docker build -t isaaclab:2.2-ray -f isaaclab-tiled"),
         (READY | {"images": {"isaaclab:2.2-ray": ""}}, ["--in", "run"], "is not built from isaaclab-tiledcam-starter/"),
         (READY | {"gpus": []}, ["--in", "run"], "nvidia-ctk runtime configure"),

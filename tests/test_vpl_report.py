@@ -170,7 +170,8 @@ def damaged(dataset, tmp_path) -> Path:
 def test_a_page_of_the_users_is_not_replaced(damaged, capsys):
     page = damaged / "report.html"
     page.write_text("my own notes")
-    assert vpl_dataset.main(["view", str(damaged)]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        vpl_dataset.main(["view", str(damaged)])
     assert "is not of this program" in capsys.readouterr().err and page.read_text() == "my own notes"
     page.unlink()
     for _ in range(2):  # its own is

@@ -181,14 +181,14 @@ FAULTS = {
     "image transposed": (transpose, "frames of (120, 160), color 60 of (160, 120)"),
     # what the file says of itself
     "seed unknown": (attribute("seed", None), "attributes seed are missing"),
-    "version": (attribute("format_version", 2), "format version 2"),
+    "version": (attribute("format_version", 3), "format version 3, this program reads 1 and 2"),
     "frame count": (attribute("num_frames", 59), "has the shape"),
     "another's index": (attribute("episode_index", 7), "episode_index is 7"),
     "two endings": (attribute("terminated", True), "terminated and truncated are both True"),
     "no ending": (attribute("truncated", False), "terminated and truncated are both False"),
     "joint names": (attribute("names", ["a", "b"], of="joint_pos"), "joint_pos's attribute names is ['a', 'b']"),
     "camera names": (attribute("names", ["wrist", "wrist"], of="color"), "color's attribute names"),
-    "quaternion order": (attribute("order", "wxyz", of="ee_rotation"), "ee_rotation's attribute order is wxyz"),
+    "quaternion order": (attribute("names", list("wxyz"), of="ee_rotation"), "ee_rotation's order is wxyz"),
     "observation terms": (attribute("terms", '{"joint_pos_rel": [0, 8]}', of="proprio"), "attribute terms does"),
     # time
     "time reversed": (column("timestamps", lambda data: data[::-1]), "timestamps do not increase"),
@@ -302,7 +302,7 @@ FILE_FAULTS = {
     "camera elsewhere": (move_camera, "off 'overview' of metadata.json"),
     "camera in an unknown frame": (
         lambda d: edit_metadata(d, lambda m: m["cameras"][0].update(frame="hand")),
-        "camera_0 in metadata.json is none: camera 'overview' has the frame 'hand'",
+        "camera_0 in metadata.json is none: frame hand is neither env nor gripper",
     ),
     "repeated episode": (repeat_episode, "repeats episode_000"),
 }  # fmt: skip

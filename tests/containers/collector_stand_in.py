@@ -17,7 +17,7 @@ if sys.argv[1:2] == ["-c"]:  # setup_venv.sh asks whether Python runs
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, _: sys.exit(128 + number))
 words, code = sys.argv[1:], int(os.environ.get("COLLECTOR_CODE", "0"))
-pairs = pairwise(["--data_root", "data", *(part for word in words for part in word.split("=", 1))])
+pairs = pairwise(["--data_root", "vpl_tiled", *(part for word in words for part in word.split("=", 1))])
 data_root = [value for flag, value in pairs if flag == "--data_root"]
 if code != 2:
     Path(data_root[-1], os.environ.get("DATASET", "dataset"), "episode_000").mkdir(parents=True, exist_ok=True)

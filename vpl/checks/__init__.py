@@ -1,6 +1,6 @@
 """Checks a VPL dataset, `python vpl_dataset.py validate DATASET`: format, labels, listing.
 
-for problem in validate(Path("data/NAME")): print(problem)
+    problems = validate(Path("vpl_tiled/NAME"))
 
 Nothing is believed because the writer said so: positions follow from velocities, the tool from the joint angles,
 a camera from what carries it, labels from the columns. A check looks at what an episode has, so files of other writers
@@ -74,7 +74,9 @@ def _read_metadata(dataset: Path) -> tuple[dict[str, Any], list[Problem]]:
             problems.append(Problem("", None, f"metadata.json: something in {key} has no {own}"))
             del document[key]
     if (version := document.get("format_version", READABLE_VERSIONS[0])) not in READABLE_VERSIONS:
-        reason = f"metadata.json: format version {version}, this program reads {READABLE_VERSIONS}"
+        reason = (
+            f"metadata.json: format version {version}, this program reads {' and '.join(map(str, READABLE_VERSIONS))}"
+        )
         problems.append(Problem("", None, reason))
     return document, problems
 

@@ -100,7 +100,9 @@ def read_attributes(attributes: h5py.AttributeManager) -> tuple[dict[str, Any], 
             attrs[name] = value
     version = attrs.get("format_version", READABLE_VERSIONS[0])
     if version not in READABLE_VERSIONS:
-        found.append((None, f"format version {version}, this program reads {READABLE_VERSIONS}"))
+        found.append(
+            (None, f"format version {version}, this program reads {' and '.join(map(str, READABLE_VERSIONS))}")
+        )
     elif version > 1 and (missing := [name for name in VERSION_2_ATTRIBUTES if name not in attributes]):
         found.append((None, f"attributes {', '.join(missing)} are missing"))
     if "terminated" in attrs and attrs["terminated"] == attrs.get("truncated"):

@@ -321,8 +321,10 @@ def _read_camera(row: Mapping[str, Any]) -> _Camera | None:
     x /= np.linalg.norm(x)
     mount = np.eye(4)
     mount[:3, :3], mount[:3, 3] = np.column_stack([x, np.cross(z, x), z]), row["eye"]
-    if not np.isfinite(mount).all() or row["frame"] not in ("env", "gripper"):
-        raise ValueError(f"eye {row['eye']}, target {row['target']}, up {row['up']}, frame {row['frame']}")
+    if row["frame"] not in ("env", "gripper"):
+        raise ValueError(f"frame {row['frame']} is neither env nor gripper")
+    if not np.isfinite(mount).all():
+        raise ValueError(f"eye {row['eye']}, target {row['target']} and up {row['up']} make no direction")
     if row["frame"] == "gripper":
         mount[:3] = GRIPPER_R_HAND @ mount[:3]
     focal_px = 0.5 * row["height"] / np.tan(np.radians(row["vertical_fov_deg"]) / 2)
