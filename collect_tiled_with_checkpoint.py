@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shlex
 import sys
 import time
@@ -55,8 +54,6 @@ def main(argv: list[str] | None = None) -> int:
 def collect_dataset(job: Job) -> int:
     """Build simulator and saver, collect, and say what came out."""
     flags, policy = job.flags, job.policy
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))  # one open HDF5 per env
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {flags.simulator}{job.simulator_reason}", flush=True)
     print(f"checkpoint  {flags.checkpoint} ({policy.layout}, iteration {policy.iteration})", flush=True)

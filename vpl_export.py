@@ -51,7 +51,7 @@ NEEDS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
 class ExportFlags:
     """What can be told."""
 
-    format: str = positional("lerobot, robomimic, act or zarr", choices=tuple(FORMATS))
+    format: str = positional("what to write", choices=tuple(FORMATS))
     dataset: Path = positional("folder that holds episode_*")
     output: Path = required("new folder (robomimic: file)", metavar="PATH")
     action: str = flag(

@@ -178,7 +178,9 @@ def default_text(field: Field, about: _About) -> str:
         return ""
     if isinstance(default, bool):
         return "on" if default else "off"
-    return " ".join(f"{number:g}" for number in default) if isinstance(default, tuple) else str(default)
+    if isinstance(default, tuple):
+        return " ".join(f"{number:g}" for number in default)
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _add_fields(parser: argparse.ArgumentParser, flags: type) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import resource
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import SIMULATORS, resolve
 from simulators.cameras import CameraCfg
 from simulators.tasks import load_task
+from vpl.files import open_file_limit
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_franka" / "model.pt"
@@ -167,8 +167,8 @@ def _check_values(flags: CollectFlags) -> None:
     for name, values in SYSTEM_VARIABLES.items():
         if flags.simulator == "isaac" and os.environ.get(name, "0") not in values:
             raise FlagError(f"environment variable {name} must be {' or '.join(values)}, got '{os.environ[name]}'")
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most_files != resource.RLIM_INFINITY and flags.num_envs + 100 > most_files:
+    most_files = open_file_limit()  # each env has an open HDF5
+    if flags.num_envs + 100 > most_files:
         raise FlagError(
             f"--num_envs {flags.num_envs} needs as many open files, the system allows {most_files} (ulimit -Hn)"
         )

@@ -202,8 +202,13 @@ def resolve(name: str) -> str:
     """The simulator that `name` ("auto" or a key of SIMULATORS) stands for on this machine.
 
     Raises:
-        ValueError: it is unknown or not installed.
+        ValueError: it is unknown or not installed, or this is no Linux.
     """
+    if sys.platform != "linux":
+        raise ValueError(
+            f"--simulator {name}: simulators run on Linux only, this is {sys.platform}; here datasets can be read, "
+            "validated, viewed, split, merged and exported, and in a Linux container collected"
+        )
     if name not in ("auto", *SIMULATORS):
         raise ValueError(f"--simulator '{name}' is unknown; available: auto, {', '.join(SIMULATORS)}")
     candidates = SIMULATORS if name == "auto" else (name,)

@@ -14,8 +14,8 @@ def recorded_columns(
     joint_names: Sequence[str],
     obs_terms: Mapping[str, int],
     num_actions: int,
-    num_cameras: int,
-    state_size: int,
+    num_cameras: int | str,
+    state_size: int | str,
     of_task: Mapping[str, Column],
 ) -> dict[str, Column]:
     """All columns of a simulator in the order of the file, `of_task` among them.
@@ -24,8 +24,8 @@ def recorded_columns(
         joint_names: J names, of `joint_pos`, `joint_vel`, `joint_effort` and `joint_pos_target`.
         obs_terms: name and width of each part of the observation, in order.
         num_actions: A.
-        num_cameras: C.
-        state_size: S, numbers of the simulator's state.
+        num_cameras: C, or the letter.
+        state_size: S, numbers of the simulator's state, or the letter.
         of_task: what the task adds.
     """
     joints, names = (len(joint_names),), tuple(joint_names)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TASK
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
+
+import tables
 
 import collect_tiled_with_checkpoint
 import replay_episode
@@ -19,7 +23,7 @@ import train_policy
 import vpl_dataset
 import vpl_export
 from flags import collect as collect_flags
-from vpl.format import SCHEMA
+from flags.recorded import arguments
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")
@@ -30,6 +34,8 @@ SCRIPTS = {
     "vpl_dataset.py": vpl_dataset,
     "vpl_export.py": vpl_export,
 }
+WITHOUT_FLAGS = {"vpl_dataset.py info", "vpl_dataset.py validate", "vpl_dataset.py index"}
+"""Commands that take a dataset and hardly more: prose says it."""
 DOCKERFILE = PROJECT / "isaaclab-tiledcam-starter" / "Dockerfile1.isaaclab-ray"
 ISAAC_LAB_TRAIN = "isaaclab/scripts/reinforcement_learning/rsl_rl/train.py"
 FOREIGN_FLAGS = {
@@ -57,35 +63,11 @@ def test_every_flag_is_in_the_guide_and_every_flag_in_the_documents_exists(capsy
         assert named - existing - FOREIGN_FLAGS - {"--help"} == set(), document
 
 
-def test_guide_gives_each_flags_default():
-    parser = argparse.ArgumentParser()
-    collect_flags._add_flags(parser)
-    lines = (PROJECT / "FULL_GUIDE.md").read_text().splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `--")]
-    written = {
-        flag: default
-        for flags, defaults, *_ in (row for row in rows if len(row) == 4)  # flag, default, unit, meaning
-        for flag, default in zip(flags.split(", "), defaults.split(", ") * 2, strict=False)
-    }
-    for action in parser._actions[1:]:
-        default = written[f"`{action.option_strings[0]}`"].strip("`")
-        if action.dest == "checkpoint":
-            assert default == "the shipped policy"
-        elif action.dest == "enable_cameras":
-            assert default == "on"
-        elif action.default is False:
-            assert default == "off", action.dest
-        elif isinstance(action.default, tuple):
-            assert default == " ".join(f"{number:g}" for number in action.default), action.dest
-        elif action.default is not None:
-            assert default == str(action.default), action.dest
-
-
-def test_guide_prints_the_schema():
+def test_tables_of_the_guide_are_those_of_the_code():
+    """`python docs/tables.py` writes them."""
     guide = (PROJECT / "FULL_GUIDE.md").read_text()
-    for name, column in SCHEMA.items():
-        shape = ", ".join(map(str, column.shape))
-        assert f"| `{name}` | ({shape}) {column.dtype} | {column.meaning} |" in guide
+    assert tables.filled(guide) == guide
+    assert sorted(re.findall(r"<!-- table: (.+?) -->", guide)) == sorted(set(tables.tables()) - WITHOUT_FLAGS)
 
 
 class Parsed(Exception):
@@ -101,12 +83,13 @@ def parsing_only(monkeypatch, tmp_path):
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "collect_dataset", stop)
     monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: None)
-    monkeypatch.setattr(collect_flags, "_recorded", lambda *_: {})
+    monkeypatch.setattr(collect_flags, "check_agreement", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(replay_episode, "load", stop)
-    monkeypatch.setattr(vpl_dataset, "COMMANDS", dict.fromkeys(vpl_dataset.COMMANDS, stop))
+    commands = {name: (*about, stop) for name, (*about, _) in vpl_dataset.COMMANDS.items()}
+    monkeypatch.setattr(vpl_dataset, "COMMANDS", commands)
     monkeypatch.setattr(vpl_dataset, "all_episode_folders", lambda dataset: [dataset / "episode_000"])
     monkeypatch.setattr(vpl_export, "episode_folders", lambda _dataset: ["an episode"])
     monkeypatch.setattr(vpl_export, "check_library", lambda _name: None)
@@ -114,13 +97,11 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(replay_episode, "damage", lambda _folder: "")
     monkeypatch.setattr(replay_episode, "without_damaged", list)
     monkeypatch.chdir(tmp_path)
-    parser = argparse.ArgumentParser()
-    collect_flags._add_flags(parser)
-    metadata = {"simulator": "mujoco", "task": TASK, "arguments": vars(parser.parse_args([]))}
-    metadata |= {"checkpoint": {}, "episodes": []}
+    metadata = {"format_version": 2, "simulator": "mujoco", "task": TASK, "checkpoint": {}, "episodes": []}
+    metadata["arguments"] = arguments(collect_flags.CollectFlags())
     for name in ("NAME", "OTHER"):
-        (tmp_path / "data" / name / "episode_000").mkdir(parents=True)
-        (tmp_path / "data" / name / "metadata.json").write_text(json.dumps(metadata, default=str))
+        (tmp_path / "vpl_tiled" / name / "episode_000").mkdir(parents=True)
+        (tmp_path / "vpl_tiled" / name / "metadata.json").write_text(json.dumps(metadata))
 
 
 def commands_of(document: str) -> list[str]:

@@ -111,7 +111,7 @@ def test_exec_is_this_command_line(machine):
 
 
 def test_reference_run_in_a_fresh_container_is_this_command_line(machine):
-    assert machine.call(NO_CONTAINER, COLLECTOR_CODE="2").code == 2  # so that nothing comes into the project's vpl_tiled/
+    assert machine.call(NO_CONTAINER, COLLECTOR_CODE="2").code == 2  # so that nothing comes into vpl_tiled/
     probe, main = [words for words in machine.docker() if words[0] == "run"]
     assert probe == ["run", "--rm", "--gpus", "all", "--entrypoint", "nvidia-smi", "isaaclab:2.2-ray", "-L"]
     data_root = str(PROJECT / "vpl_tiled")

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
+import resource
 import secrets
 import select
 import shutil
@@ -243,6 +245,13 @@ def run(main: Callable[[], int]) -> NoReturn:
             sys.stdout.flush()  # now, while a reader that has gone can still be noticed
     ignore_stop_signals()
     sys.exit(code)
+
+
+def open_file_limit() -> float:
+    """How many files this process may have open at once, after raising its limit to what the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return math.inf if most == resource.RLIM_INFINITY else most
 
 
 def child_environment() -> dict[str, str]:

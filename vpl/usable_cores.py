@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
@@ -16,7 +17,8 @@ SLURM = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE")
 def usable_cores() -> int:
     """The least of what the affinity mask, the control groups' quotas and Slurm allow; at least 1."""
     allocated = [int(os.environ[name]) for name in SLURM if os.environ.get(name, "").isdecimal()]
-    return max(1, min([len(os.sched_getaffinity(0)), *map(ceil, _quotas()), *allocated[:1]]))
+    own = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min([own, *map(ceil, _quotas()), *allocated[:1]]))
 
 
 def _quotas() -> Iterator[float]:
