@@ -65,7 +65,7 @@ USERS = [
         ("replay D/episode_001 --mode actions", "1 of 1 episodes"),
     )
 ] + [
-    ("chmod -R a-w .", f"{STRANGER} collect", 2, "--data_root data cannot be written"),
+    ("chmod -R a-w .", f"{STRANGER} collect", 2, "--data_root vpl_tiled cannot be written"),
     ("chmod -R a-w .", f"{STRANGER} dataset view D", 1, "D"),
     ("chmod -R a+rX .; chmod a-rwx D/episode_001/*.h5", f"{STRANGER} dataset info D", 1, "episode_001"),
 ]  # fmt: skip

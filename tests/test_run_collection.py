@@ -106,8 +106,8 @@ def test_exec_is_this_command_line(machine):
     assert found == ["exec", "isaaclab-test", "test", "-d", f"{folder}/data"]
     assert fetched[:2] == ["cp", f"isaaclab-test:{folder}/data/."]
     assert removed == ["exec", "isaaclab-test", "rm", "-r", folder]
-    assert (machine.folder / "data" / "dataset" / "episode_000").is_dir()
-    assert [path.name for path in (machine.folder / "data").iterdir()] == ["dataset"]
+    assert (machine.folder / "vpl_tiled" / "dataset" / "episode_000").is_dir()
+    assert [path.name for path in (machine.folder / "vpl_tiled").iterdir()] == ["dataset"]
 
 
 def test_reference_run_in_a_fresh_container_is_this_command_line(machine):
@@ -184,11 +184,11 @@ def test_fresh_container_sees_checkpoint_data_and_the_callers_folder(machine):
 
 
 def test_resume_mounts_the_dataset_and_passes_a_running_container_over(machine):
-    (machine.folder / "data" / "NAME").mkdir(parents=True)
+    (machine.folder / "vpl_tiled" / "NAME").mkdir(parents=True)
     done = machine.call(READY, "--resume", "vpl_tiled/NAME")
     assert done.code == 0 and "--in run, because image isaaclab:2.2-ray is here" in done.err
     main = [words for words in machine.docker() if words[0] == "run"][-1]
-    assert main[main.index("--mount") + 1] == mount(machine.folder / "data" / "NAME")
+    assert main[main.index("--mount") + 1] == mount(machine.folder / "vpl_tiled" / "NAME")
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_without_docker_the_machine_itself_collects(machine):
 @pytest.mark.parametrize("code", ["0", "1", "2", "130"])
 def test_exit_code_is_the_collectors(machine, mode, code):
     assert machine.call(READY, "--in", mode, "--steps", "9", COLLECTOR_CODE=code).code == int(code)
-    assert (machine.folder / "data").exists() == (code != "2")
+    assert (machine.folder / "vpl_tiled").exists() == (code != "2")
 
 
 @pytest.mark.parametrize("mode", ["exec", "run"])
@@ -284,15 +284,15 @@ def test_signal_reaches_the_collector_and_what_ended_is_kept(machine, mode, numb
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
-    assert (machine.folder / "data" / "dataset" / "episode_000").is_dir()
+    assert (machine.folder / "vpl_tiled" / "dataset" / "episode_000").is_dir()
 
 
 def test_dataset_of_the_same_name_is_left_alone(machine):
-    there = machine.folder / "data" / "dataset"
+    there = machine.folder / "vpl_tiled" / "dataset"
     there.mkdir(parents=True)
     (there / "mine").write_text("precious")
     done = machine.call(READY, "--num_envs", "1")
-    (kept,) = (machine.folder / "data").glob(".incoming-*/dataset/episode_000")
+    (kept,) = (machine.folder / "vpl_tiled").glob(".incoming-*/dataset/episode_000")
     assert done.code == 0 and f"the new one is {kept.parent}" in done.err
     assert [path.name for path in there.iterdir()] == ["mine"]
 
@@ -308,7 +308,7 @@ def test_dataset_that_cannot_be_copied_out_stays_in_the_container(machine):
 def test_what_the_containers_root_wrote_becomes_the_callers(machine):
     write_script(machine.tools / "id", "echo 1000")
     assert machine.call(NO_CONTAINER, "--num_envs", "1").code == 0
-    data_root = machine.folder / "data"
+    data_root = machine.folder / "vpl_tiled"
     assert machine.docker()[-1] == [
         "run", "--rm", "--mount", mount(data_root), "--entrypoint", "chown", "isaaclab:2.2-ray",
         "-R", "--from=0:0", "1000:1000", str(data_root),

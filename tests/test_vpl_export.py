@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -123,7 +124,7 @@ def test_diffusion_policy_reads_its_export(splits, tmp_path):
 
 def check_about(about: dict) -> None:
     """Names, units, frames and orders have come along."""
-    assert about["action"]["names"][0] == "panda_joint1" and "rad" in about["action"]["meaning"]
+    assert about["action"]["names"][0] == "panda_joint1" and "rad" in about["action"]["unit"]
     assert about["columns"]["ee_rotation"]["names"] == ["x", "y", "z", "w"]
     assert about["conventions"]["units"] == "m, rad, s" and "OpenCV" in about["columns"]["extrinsics"]["meaning"]
     assert [camera["name"] for camera in about["cameras"]] == ["overview", "wrist"]
@@ -131,7 +132,7 @@ def check_about(about: dict) -> None:
 
 
 def test_what_only_a_simulator_knows_is_exported_on_request(splits, tmp_path):
-    felt = {"joint_pos", "joint_vel", "ee_position", "ee_rotation", "overview_image", "wrist_image"}
+    felt = {"joint_pos", "joint_vel", "joint_effort", "ee_position", "ee_rotation", "overview_image", "wrist_image"}
     for flags, extra in (((), set()), (("--privileged",), {"drawer_pos", "proprio"})):
         path = export("robomimic", splits, tmp_path / f"out{len(flags)}.hdf5", *flags)
         with h5py.File(path) as file:
@@ -281,9 +282,9 @@ def test_formats_without_lists_say_so(form, splits, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("form", "part"),
     [
-        ("act", "vpl_export.copy_frames"),
-        ("robomimic", "vpl_export.copy_frames"),
-        ("zarr", "vpl_export.Path.write_bytes"),
+        ("act", "vpl.exports.act.copy_frames"),
+        ("robomimic", "vpl.exports.robomimic.copy_frames"),
+        ("zarr", "pathlib.Path.write_bytes"),
     ],
 )
 def test_failed_export_leaves_nothing(form, part, splits, tmp_path, monkeypatch, capsys):
@@ -385,7 +386,7 @@ def test_half_made_environment_is_made_anew(tmp_path, monkeypatch):
     ],
 )
 def test_other_releases_of_lerobot_are_refused(release, said, splits, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(vpl_export, "version", lambda _: release)
+    monkeypatch.setattr(vpl_export, "distributions", lambda **_: iter([SimpleNamespace(version=release)]))
     monkeypatch.setattr(vpl_export, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as stopped:
         export("lerobot", splits, tmp_path / "out")

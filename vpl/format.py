@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import h5py
@@ -89,6 +90,10 @@ OPTIONAL_ATTRIBUTES: dict[str, tuple[type, ...]] = {
 metadata.json lists runs."""
 
 
+DECLARATION: dict[str, type] = {"role": str, "unit": str, "meaning": str, "in_state": np.bool_, "observed_as": str}
+"""What a column of version 2 says of itself, beside `names`; the first three always."""
+
+
 def write_declaration(dataset: h5py.Dataset, column: Column) -> None:
     """Put what `column` says beside its data, as attributes."""
     dataset.attrs.update(role=column.role.value, unit=column.unit, meaning=column.meaning)
@@ -122,21 +127,35 @@ def declared(h5: h5py.File, only: str | None = None) -> dict[str, Column]:
         ValueError: there is no such role.
     """
     names = column_names(h5) if only is None else [only]
-    return {name: _read_declaration(name, h5[name]) for name in names if name in h5}
+    read = _read_declaration if "columns" in h5.attrs else _known_declaration
+    return {name: read(name, h5[name]) for name in names if name in h5}
 
 
 def _read_declaration(name: str, dataset: h5py.Dataset) -> Column:
     attrs: Mapping[str, Any] = dataset.attrs
-    shape, dtype = dataset.shape[1:], str(dataset.dtype)
-    if "role" in attrs or name not in KNOWN:
-        return Column(
-            shape, dtype, Role(attrs["role"]), str(attrs["unit"]), str(attrs["meaning"]),
-            tuple(map(str, attrs.get("names", ()))), bool(attrs.get("in_state", False)),
-            str(attrs.get("observed_as", "")),
-        )  # fmt: skip
-    known = KNOWN[name]
-    names = tuple(map(str, attrs.get("names", ()))) or _names_of_terms(attrs) or known.names[: dataset.shape[-1]]
-    return Column(shape, dtype, known.role, known.unit, known.meaning, names, known.in_state, known.observed_as)
+    for key, kind in DECLARATION.items():
+        if (key in attrs or key in ("role", "unit", "meaning")) and not (isinstance(attrs[key], kind) and attrs[key]):
+            raise ValueError(f"its attribute {key} is {str(attrs[key])[:60]}, of type {type(attrs[key]).__name__}")
+    names = attrs.get("names", ())
+    if "names" in attrs and not (isinstance(names, np.ndarray) and names.ndim == 1):
+        raise ValueError(f"its attribute names is {str(names)[:60]}, no list")
+    return Column(
+        dataset.shape[1:],
+        str(dataset.dtype),
+        Role(attrs["role"]),
+        attrs["unit"],
+        attrs["meaning"],
+        tuple(map(str, names)),
+        "in_state" in attrs,
+        attrs.get("observed_as", ""),
+    )
+
+
+def _known_declaration(name: str, dataset: h5py.Dataset) -> Column:
+    """Of a column of version 1, whose attributes say no more than `names` or `terms`."""
+    attrs, known = dataset.attrs, KNOWN[name]
+    names = tuple(map(str, attrs.get("names", ()))) or _names_of_terms(attrs) or known.names
+    return replace(known, shape=dataset.shape[1:], dtype=str(dataset.dtype), names=names)
 
 
 def _names_of_terms(attrs: Mapping[str, Any]) -> tuple[str, ...]:

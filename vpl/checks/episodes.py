@@ -110,7 +110,7 @@ def check_success(h5: h5py.File, contents: Contents) -> Found:
         return  # of another type, which is told
     if "success" in rows and attrs["success"] != rows["success"][-1]:
         yield None, f"success is {attrs['success']} but its column ends with {bool(rows['success'][-1])}"
-    needed = {"success_metric", "success_threshold"}
+    needed = set(RULE_ATTRIBUTES) if "columns" in h5.attrs else {"success_metric", "success_threshold"}
     if "success" not in rows or rule:
         yield from _check_rule(attrs, rows, needed - set(h5.attrs))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,6 +77,11 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     found += wrong
     terms, wrong = read_terms(columns.get("proprio"))
     found += wrong
+    for name, column in schema.items():
+        if terms and column.observed_as and column.observed_as not in terms:
+            found.append(
+                (None, f"{name} is declared as observed in '{column.observed_as}', which is no term of proprio")
+            )
     about = About(attrs, names, terms, cameras, schema)
     full_rate, wrong = read_full_rate(h5, about, rows, sizes)
     return Contents(about, columns.get("color"), rows, full_rate), found + wrong
@@ -105,10 +111,18 @@ def read_attributes(attributes: h5py.AttributeManager) -> tuple[dict[str, Any], 
         )
     elif version > 1 and (missing := [name for name in VERSION_2_ATTRIBUTES if name not in attributes]):
         found.append((None, f"attributes {', '.join(missing)} are missing"))
+    if "variation" in attrs and not _is_json_object(attrs["variation"]):
+        found.append((None, f"attribute variation is {attrs['variation'][:60]}, no JSON object"))
     if "terminated" in attrs and attrs["terminated"] == attrs.get("truncated"):
         both = bool(attrs["terminated"])
         found.append((None, f"terminated and truncated are both {both}; an episode ends in one way"))
     return attrs, found
+
+
+def _is_json_object(text: str) -> bool:
+    with suppress(ValueError):
+        return isinstance(json.loads(text), dict)
+    return False
 
 
 def is_listed(h5: h5py.File) -> bool:
@@ -128,7 +142,7 @@ def read_schema(h5: h5py.File) -> tuple[dict[str, Column], list[Finding]]:
         return {}, [(None, "attribute columns is no list of names")]
     found: list[Finding] = []
     schema: dict[str, Column] = {}
-    for name in map(str, h5.attrs["columns"]):
+    for name in (*OF_ALL, *map(str, h5.attrs["columns"])):
         if not isinstance(h5.get(name), h5py.Dataset) or not h5[name].shape:
             found.append((None, f"{name} is {'no column of rows' if name in h5 else 'missing'}"))
             continue
@@ -137,10 +151,11 @@ def read_schema(h5: h5py.File) -> tuple[dict[str, Column], list[Finding]]:
         except (KeyError, ValueError) as error:
             found.append((None, f"{name} is not declared: {' '.join(str(error).split())}"))
             continue
-        known = KNOWN.get(name, column)
+        known = {**KNOWN, **OF_ALL}.get(name, column)
         if column.role is not known.role:
             found.append((None, f"{name} is declared as {column.role.value}, it is {known.role.value}"))
-        schema[name] = replace(column, shape=("T", *known.shape), dtype=known.dtype)
+        if name not in OF_ALL:
+            schema[name] = replace(column, shape=("T", *known.shape), dtype=known.dtype)
     return schema, found
 
 
