@@ -79,9 +79,7 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     found += wrong
     for name, column in schema.items():
         if terms and column.observed_as and column.observed_as not in terms:
-            found.append(
-                (None, f"{name} is declared as observed in '{column.observed_as}', which is no term of proprio")
-            )
+            found.append((None, f"{name} is declared as the term '{column.observed_as}', which proprio lacks"))
     about = About(attrs, names, terms, cameras, schema)
     full_rate, wrong = read_full_rate(h5, about, rows, sizes)
     return Contents(about, columns.get("color"), rows, full_rate), found + wrong
