@@ -46,9 +46,11 @@ FROM_STEP = ("action", "joint_pos_target", "reward")
 
 def main(argv: list[str] | None = None) -> int:
     return exit_code(
-        lambda: collect_dataset(prepare(parse_flags(argv, __doc__))), SaverError, SimulatorError,
+        lambda: collect_dataset(prepare(parse_flags(argv, __doc__))),
+        SaverError,
+        SimulatorError,
         interrupted="left at once: the episodes published so far are whole",
-    )  # fmt: skip
+    )
 
 
 def collect_dataset(job: Job) -> int:
@@ -100,9 +102,13 @@ def simulator_cfg(job: Job) -> SimulatorCfg:
     """What the simulator is built from."""
     flags = job.flags
     return SimulatorCfg(
-        task=flags.task, num_envs=flags.num_envs, cameras=job.cameras, seed=flags.seed, device=str(flags.device),
+        task=flags.task,
+        num_envs=flags.num_envs,
+        cameras=job.cameras,
+        seed=flags.seed,
+        device=str(flags.device),
         options=options(flags.simulator, vars(flags)),
-    )  # fmt: skip
+    )
 
 
 def check_fit(job: Job, env: CameraEnv) -> None:
@@ -247,12 +253,14 @@ def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
             "cameras": camera_rows(job.cameras),
             "not_recorded": [name for name in OF_ANY_ARM if name not in env.columns],
             "conventions": {
-                "units": "m, rad, s", "quaternions": "x, y, z, w", "world": "the env's own origin, at the robot's base",
+                "units": "m, rad, s",
+                "quaternions": "x, y, z, w",
+                "world": "the env's own origin, at the robot's base",
                 "extrinsics": "camera to world, OpenCV camera axes",
                 "rows": "image and state before the action, the action, its reward",
             },
         },
-    )  # fmt: skip
+    )
 
 
 def progress_bar(flags: CollectFlags, num_cameras: int) -> tqdm:

@@ -107,10 +107,14 @@ def simulator_cfg(job: Job) -> SimulatorCfg:
     filmed = flags.compare is not None or flags.mode == "states"
     drawn = {"samples_per_pixel": flags.samples_per_pixel, "shadows": flags.shadows}
     return SimulatorCfg(
-        task=job.metadata["task"], num_envs=job.num_envs, cameras=job.cameras if filmed else (),
-        seed=job.recorded["seed"], device=str(flags.device), light=flags.light,
+        task=job.metadata["task"],
+        num_envs=job.num_envs,
+        cameras=job.cameras if filmed else (),
+        seed=job.recorded["seed"],
+        device=str(flags.device),
+        light=flags.light,
         options=options(job.simulator, {**drawn, "env_spacing": job.recorded["env_spacing"]}),
-    )  # fmt: skip
+    )
 
 
 def check_states(env: CameraEnv, job: Job) -> None:
@@ -271,22 +275,36 @@ def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
     with load_episode(job.folders[0]) as first:
         instruction, known = first.attrs["language_instruction"], {*first.declared, *FROM_STATE}
     return DatasetCfg(
-        root=root, task=metadata["task"], simulator=job.simulator, num_envs=job.num_envs,
-        steps=recorded["steps"], step_dt=env.step_dt, width=flags.width, height=flags.height,
+        root=root,
+        task=metadata["task"],
+        simulator=job.simulator,
+        num_envs=job.num_envs,
+        steps=recorded["steps"],
+        step_dt=env.step_dt,
+        width=flags.width,
+        height=flags.height,
         camera_names=tuple(camera.name for camera in job.cameras),
-        intrinsics=np.stack([camera.intrinsics for camera in job.cameras]), 
+        intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
         columns={name: column for name, column in env.columns.items() if name in known},
-        obs_terms=env.obs_terms, state_spec=env.state_spec, scene=env.scene, seed=recorded["seed"],
-        success_rule=env.task.success_rule, language_instruction=instruction,
+        obs_terms=env.obs_terms,
+        state_spec=env.state_spec,
+        scene=env.scene,
+        seed=recorded["seed"],
+        success_rule=env.task.success_rule,
+        language_instruction=instruction,
         video_interval=recorded["video_interval"],
-        fps=recorded["fps"], only_success=recorded["only_success"], compress=recorded["compress"] == "gzip",
+        fps=recorded["fps"],
+        only_success=recorded["only_success"],
+        compress=recorded["compress"] == "gzip",
         episode_attrs=dict(map(own_attrs, job.folders)),
         metadata={
-            **kept, "arguments": recorded, "versions": versions(env),
+            **kept,
+            "arguments": recorded,
+            "versions": versions(env),
             "cameras": camera_rows(job.cameras),
             "replayed": {"from": str(flags.path), "light": flags.light, "versions": metadata["versions"]},
         },
-    )  # fmt: skip
+    )
 
 
 def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:

@@ -122,9 +122,12 @@ def train(flags: TrainFlags) -> int:
     torch.set_num_threads(1)  # on two busy cores a second thread makes the update slower
     torch.manual_seed(flags.seed)
     cfg = SimulatorCfg(
-        task=flags.task, num_envs=flags.num_envs, seed=flags.seed, device=flags.device,
+        task=flags.task,
+        num_envs=flags.num_envs,
+        seed=flags.seed,
+        device=flags.device,
         options=options(flags.simulator, {"deterministic": False}),
-    )  # fmt: skip
+    )
     agent_cfg = {**AGENT_CFG, "seed": flags.seed}
     about = f"{flags.num_envs} envs, seed {flags.seed}, results in {flags.log_dir}"
     print(f"training on {flags.simulator}: {about}", flush=True)

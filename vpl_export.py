@@ -38,8 +38,11 @@ from vpl.reader import episode_folders
 from vpl.stats import check_split_is_complete, split_folders, split_lists, succeeded
 
 FORMATS: dict[str, Callable[[Export, Path], None]] = {
-    "lerobot": export_lerobot, "robomimic": export_robomimic, "act": export_act, "zarr": export_zarr,
-}  # fmt: skip
+    "lerobot": export_lerobot,
+    "robomimic": export_robomimic,
+    "act": export_act,
+    "zarr": export_zarr,
+}
 NEEDS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {
     "lerobot": {"lerobot>=0.4.4,<0.5": ((0, 4, 4), (0, 5)), "lerobot[dataset]>=0.6.1,<0.7": ((0, 6, 1), (0, 7))},
     "zarr": {"zarr>=3,<4": ((3,), (4,))},
@@ -55,9 +58,10 @@ class ExportFlags:
     dataset: Path = positional("folder that holds episode_*")
     output: Path = required("new folder (robomimic: file)", metavar="PATH")
     action: str = flag(
-        "joint_pos_target", "what becomes the action: joint targets, or the policy's raw output",
+        "joint_pos_target",
+        "what becomes the action: joint targets, or the policy's raw output",
         choices=("joint_pos_target", "action"),
-    )  # fmt: skip
+    )
     privileged: bool = flag(False, "take in what only a simulator knows; a student on a robot has none of it")
     split: str | None = flag(None, "only this list: train or val")
     splits: Path | None = flag(None, "the file of lists", metavar="FILE", default_says="DATASET/splits.json")

@@ -110,10 +110,12 @@ class VPLSaver:
             # without metadata: torch's version is an object of torch, which each process would import for it
             make_writer = functools.partial(EpisodeWriter, replace(cfg, metadata={}), self._claim.folder)
             self._pool = WriterPool(
-                make_writer, cfg.writer_workers, cfg.use_processes,
+                make_writer,
+                cfg.writer_workers,
+                cfg.use_processes,
                 slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
                 frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
-            )  # fmt: skip
+            )
             undo.callback(self._pool.abort)
             self.write_metadata()
         except ClaimError as error:

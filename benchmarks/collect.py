@@ -50,10 +50,19 @@ from vpl_saver import VPLSaver
 CLIP_BYTES = 4 << 30
 """At most this much of rendered frames is kept to feed the saver alone."""
 COLUMNS = {
-    "num_envs": "envs", "size": "size", "physics_ms": "physics ms", "render_ms": "rendering ms", "copy_ms": "copy ms",
-    "encode_cpu_ms": "encode CPU-ms/frame", "write_cpu_ms": "write CPU-ms/frame", "simulate": "simulator frames/s",
-    "write": "writers frames/s", "collect": "collecting frames/s", "of_bound": "of the bound", "waiting": "waiting",
-}  # fmt: skip
+    "num_envs": "envs",
+    "size": "size",
+    "physics_ms": "physics ms",
+    "render_ms": "rendering ms",
+    "copy_ms": "copy ms",
+    "encode_cpu_ms": "encode CPU-ms/frame",
+    "write_cpu_ms": "write CPU-ms/frame",
+    "simulate": "simulator frames/s",
+    "write": "writers frames/s",
+    "collect": "collecting frames/s",
+    "of_bound": "of the bound",
+    "waiting": "waiting",
+}
 
 
 def main(argv: list[str] | None = None) -> int:

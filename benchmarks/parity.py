@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     within = (joints < JOINT_BOUND) & (drawer < DRAWER_BOUND_M)
     results |= {
         "within_bounds": float(within.mean()),
-        "joints_rad": quantiles(joints), "drawer_m": quantiles(drawer),
+        "joints_rad": quantiles(joints),
+        "drawer_m": quantiles(drawer),
         "psnr_db": {camera.name: quantiles(values) for camera, values in zip(cfg.cameras, psnr_db.T, strict=True)},
-    }  # fmt: skip
+    }
     print(json.dumps(results, indent=1))
     if args.results:
         args.results.write_text(json.dumps(results, indent=1))

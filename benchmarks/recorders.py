@@ -51,12 +51,25 @@ def ours(compress: bool = True, use_processes: bool = False, step_s: float = 0.0
         joints, terms = [f"joint{i}" for i in range(WIDTHS["joint_pos"])], {"all": WIDTHS["proprio"]}
         columns = recorded_columns(joints, terms, WIDTHS["action"], num_cameras, STATE_SIZE, {})
         cfg = DatasetCfg(
-            root=folder / "dataset", task="benchmark", simulator="none", num_envs=num_envs, steps=steps,
-            step_dt=1 / FPS, width=width, height=height, camera_names=CAMERAS[:num_cameras],
-            intrinsics=np.tile(np.eye(3), (num_cameras, 1, 1)), columns=columns, obs_terms=terms, state_spec="none",
-            seed=0, language_instruction="open the drawer", compress=compress, use_processes=use_processes,
+            root=folder / "dataset",
+            task="benchmark",
+            simulator="none",
+            num_envs=num_envs,
+            steps=steps,
+            step_dt=1 / FPS,
+            width=width,
+            height=height,
+            camera_names=CAMERAS[:num_cameras],
+            intrinsics=np.tile(np.eye(3), (num_cameras, 1, 1)),
+            columns=columns,
+            obs_terms=terms,
+            state_spec="none",
+            seed=0,
+            language_instruction="open the drawer",
+            compress=compress,
+            use_processes=use_processes,
             writer_workers=usable_cores(),
-        )  # fmt: skip
+        )
         everyone = np.ones(num_envs, bool)
         zeros = {name: np.zeros((num_envs, *column.shape), column.dtype) for name, column in columns.items()}
         handing_over = 0.0
@@ -135,9 +148,14 @@ def lerobot() -> Record:
         arrays["action"] = WIDTHS["action"]
         vectors = {name: {"dtype": "float32", "shape": (width,), "names": None} for name, width in arrays.items()}
         dataset = LeRobotDataset.create(
-            "benchmark/saver", FPS, {**videos, **vectors}, root=folder / "dataset", use_videos=True, vcodec="h264",
+            "benchmark/saver",
+            FPS,
+            {**videos, **vectors},
+            root=folder / "dataset",
+            use_videos=True,
+            vcodec="h264",
             streaming_encoding=True,
-        )  # fmt: skip
+        )
         rows = {name: np.ones(width, np.float32) for name, width in arrays.items()}
         for env in range(num_envs):
             for step in range(steps):

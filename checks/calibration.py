@@ -19,9 +19,13 @@ SEED = 7
 CHANGED = 20  # levels of 255: more than a renderer's noise, less than an edge that moves
 MIN_PIXELS = 4
 REPEATS = 3  # captures until even a late renderer shows the present: lateness fails "lag" and nothing else
-POSES = np.array([
-    (-0.3, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341), (0.5, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341),
-], np.float32)  # fmt: skip
+POSES = np.array(
+    [
+        (-0.3, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341),
+        (0.5, -1.069, 0.0, -2.81, -0.4, 3.037, 2.341),
+    ],
+    np.float32,
+)
 """Targets of the arm's joints, rad: chosen so that cameras behind, beside and above the arm see the fingers, left and
 right of the middle, and a wrist camera sees edges of what stands before the robot."""
 TURN = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.2], np.float32)

@@ -36,7 +36,7 @@ from checks.calibration import (
     project,
     still,
     swing,
-)  # fmt: skip
+)
 from simulators import CameraEnv, Sample
 from simulators.cameras import CameraCfg
 from vpl.video import VideoEncoder, write_mp4
@@ -223,8 +223,10 @@ def _check_pictures(env: CameraEnv, film: list[Sample]) -> Check:
     figure = (
         f"mean {brightness.min():.0f} (at least {MIN_BRIGHTNESS:.0f}), deviation {contrast.min():.0f} (at least "
         f"{MIN_CONTRAST:.0f}), {repeated.max():.0%} of a moving arm's repeated (at most {MAX_REPEATED:.0%})"
-        + _named(env, black, "black") + _named(env, flat & ~black, "flat") + _named(env, repeats & ~flat, "repeats")
-    )  # fmt: skip
+        + _named(env, black, "black")
+        + _named(env, flat & ~black, "flat")
+        + _named(env, repeats & ~flat, "repeats")
+    )
     remedy = "see the contact sheet: no light, a camera that looks into nothing, or a renderer that skips frames"
     return Check("pictures", not (black | flat | repeats).any(), figure, remedy)
 

@@ -19,17 +19,21 @@ class CameraFlags:
 
     enable_wrist_camera: bool = flag(False, "film from the hand too")
     wrist_cam_offset: Triple = flag(
-        (-0.05, 0.0, 0.08), "the wrist camera's eye in the gripper frame (x along the fingers, y side, z up)",
-        unit="m", metavar=XYZ,
-    )  # fmt: skip
+        (-0.05, 0.0, 0.08),
+        "the wrist camera's eye in the gripper frame (x along the fingers, y side, z up)",
+        unit="m",
+        metavar=XYZ,
+    )
     wrist_cam_look_offset: Triple = flag(
         (0.25, 0.0, 0.0), "the point that it looks at in the gripper frame", unit="m", metavar=XYZ
     )
     wrist_cam_fov: float = flag(40.0, "its vertical field of view", unit="degrees")
     overview_cam_eye: Triple = flag(
-        (-0.92, 1.22, 1.28), "the overview camera's eye in the env frame (x away from the robot, z up)",
-        unit="m", metavar=XYZ,
-    )  # fmt: skip
+        (-0.92, 1.22, 1.28),
+        "the overview camera's eye in the env frame (x away from the robot, z up)",
+        unit="m",
+        metavar=XYZ,
+    )
     overview_cam_target: Triple = flag(
         (0.42, 0.0, 0.42), "the point that it looks at in the env frame", unit="m", metavar=XYZ
     )
@@ -37,9 +41,10 @@ class CameraFlags:
     enable_top_camera: bool = flag(False, "film from above too")
     top_cam_fov: float = flag(45.0, "its vertical field of view", unit="degrees")
     camera: tuple[str, ...] = flag(
-        (), "a camera of your own, such as side:1,-1,1:0.4,0,0.4:env:45; may be given several times",
+        (),
+        "a camera of your own, such as side:1,-1,1:0.4,0,0.4:env:45; may be given several times",
         metavar="NAME:EYE:TARGET[:FRAME[:FOV]]",
-    )  # fmt: skip
+    )
     width: int = flag(320, "image width", unit="px")
     height: int = flag(240, "image height", unit="px")
     samples_per_pixel: int = flag(1, "MuJoCo Warp: 1, 4, 9 or 16 rays; more smooth the edges")

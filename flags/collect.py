@@ -44,9 +44,11 @@ class CollectFlags(CameraFlags):
     checkpoint: Path = flag(SHIPPED_CHECKPOINT, "RSL-RL model_*.pt", metavar="FILE", default_says="the shipped one")
     activation: str | None = flag(None, "the actor's activation, such as elu", default_says="params/agent.yaml's")
     clip_actions: str | None = flag(
-        None, "clip actions to plus or minus this, none: not at all", metavar="LIMIT",
+        None,
+        "clip actions to plus or minus this, none: not at all",
+        metavar="LIMIT",
         default_says="params/agent.yaml's",
-    )  # fmt: skip
+    )
     language_instruction: str | None = flag(
         None, "what the episodes say is done in them", metavar="TEXT", default_says="the task's own"
     )

@@ -23,9 +23,19 @@ from vpl.format import FORMAT_VERSION
 from vpl.runs import project_versions
 
 MAY_DIFFER = {
-    "num_episodes", "checkpoint", "data_root", "headless", "writer", "writer_workers", "resume", "enable_cameras",
-    "kit_args", "self_check", "activation", "clip_actions",
-}  # fmt: skip
+    "num_episodes",
+    "checkpoint",
+    "data_root",
+    "headless",
+    "writer",
+    "writer_workers",
+    "resume",
+    "enable_cameras",
+    "kit_args",
+    "self_check",
+    "activation",
+    "clip_actions",
+}
 """Flags that change nothing in an episode that is yet to be collected (the policy that comes of them is compared)."""
 
 

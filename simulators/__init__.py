@@ -184,18 +184,21 @@ class _Simulator:
 
 SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is installed
     "isaac": _Simulator(
-        "simulators.isaac", "IsaacEnv", requires="isaaclab",
+        "simulators.isaac",
+        "IsaacEnv",
+        requires="isaaclab",
         remedy="start it with ./run_collection.sh --in run (its container), or use --simulator mujoco",
         device="cuda:0",
     ),
-    "mujoco": _Simulator(
-        "simulators.mujoco_cpu", "MujocoCpuEnv", requires="mujoco", remedy="pip install mujoco"
-    ),
+    "mujoco": _Simulator("simulators.mujoco_cpu", "MujocoCpuEnv", requires="mujoco", remedy="pip install mujoco"),
     "mujoco_warp": _Simulator(
-        "simulators.mujoco_warp", "MujocoWarpEnv", requires="mujoco_warp",
-        remedy="pip install 'mujoco-warp>=3.17,<3.18', on a machine with an NVIDIA GPU", device="cuda:0",
+        "simulators.mujoco_warp",
+        "MujocoWarpEnv",
+        requires="mujoco_warp",
+        remedy="pip install 'mujoco-warp>=3.17,<3.18', on a machine with an NVIDIA GPU",
+        device="cuda:0",
     ),
-}  # fmt: skip
+}
 
 
 def resolve(name: str) -> str:

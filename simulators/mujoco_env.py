@@ -231,9 +231,11 @@ def quat_xyzw(rotation: torch.Tensor) -> torch.Tensor:
     wx, wy, wz = m[:, 2, 1] - m[:, 1, 2], m[:, 0, 2] - m[:, 2, 0], m[:, 1, 0] - m[:, 0, 1]
     x, y, z = m.diagonal(dim1=1, dim2=2).unbind(1)
     rows = [
-        torch.stack([1 + x - y - z, xy, xz, wx], 1), torch.stack([xy, 1 - x + y - z, yz, wy], 1),
-        torch.stack([xz, yz, 1 - x - y + z, wz], 1), torch.stack([wx, wy, wz, 1 + x + y + z], 1),
-    ]  # fmt: skip
+        torch.stack([1 + x - y - z, xy, xz, wx], 1),
+        torch.stack([xy, 1 - x + y - z, yz, wy], 1),
+        torch.stack([xz, yz, 1 - x - y + z, wz], 1),
+        torch.stack([wx, wy, wz, 1 + x + y + z], 1),
+    ]
     products = torch.stack(rows, 1)
     largest = products.diagonal(dim1=1, dim2=2).argmax(1)
     quat = torch.nn.functional.normalize(products[torch.arange(len(m), device=m.device), largest], dim=1)

@@ -40,9 +40,13 @@ wild actions 31 and 96 were seen."""
 _TILE_PX = (4, 8)
 """Height and width of the pixels whose rays a GPU's warp casts together: neighbours meet the same geometry."""
 _BUFFERS = (
-    mjw.OverflowType.NEFC | mjw.OverflowType.NJMAX_NNZ | mjw.OverflowType.BROADPHASE | mjw.OverflowType.NARROWPHASE
-    | mjw.OverflowType.CCD | mjw.OverflowType.EPA_HORIZON
-)  # fmt: skip
+    mjw.OverflowType.NEFC
+    | mjw.OverflowType.NJMAX_NNZ
+    | mjw.OverflowType.BROADPHASE
+    | mjw.OverflowType.NARROWPHASE
+    | mjw.OverflowType.CCD
+    | mjw.OverflowType.EPA_HORIZON
+)
 """Of what MuJoCo Warp reports: contacts were dropped, so the motion is wrong."""
 
 
@@ -93,9 +97,17 @@ class MujocoWarpEnv(MujocoEnv):
     def _bind(self) -> None:
         """torch's views of Warp's memory, and where in it things are."""
         names = (
-            "time", "qpos", "qvel", "ctrl", "qacc_warmstart", "overflow", "site_xpos", "site_xmat",
-            "cam_xpos", "cam_xmat",
-        )  # fmt: skip
+            "time",
+            "qpos",
+            "qvel",
+            "ctrl",
+            "qacc_warmstart",
+            "overflow",
+            "site_xpos",
+            "site_xmat",
+            "cam_xpos",
+            "cam_xmat",
+        )
         self._view = {name: wp.to_torch(getattr(self._data, name)) for name in names}
         self._friction = wp.to_torch(self._model.geom_friction)
         self._qpos0 = torch.tensor(self.model.qpos0, dtype=torch.float32, device=self.device)
@@ -117,13 +129,17 @@ class MujocoWarpEnv(MujocoEnv):
             for _ in range(self._substeps):
                 mjw.step(model, data)
                 wp.launch(  # before the limits are held: a clamp hides NaN
-                    note_divergence, dim=(self.num_envs, self.model.nv),
-                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE], outputs=[diverged],
-                )  # fmt: skip
+                    note_divergence,
+                    dim=(self.num_envs, self.model.nv),
+                    inputs=[data.qpos, data.qvel, data.qacc, MAX_VALUE],
+                    outputs=[diverged],
+                )
                 wp.launch(
-                    hold_limits, dim=(self.num_envs, len(JOINT_NAMES)),
-                    inputs=[*addresses, *limits, PHYSICS_DT], outputs=[data.qpos, data.qvel],
-                )  # fmt: skip
+                    hold_limits,
+                    dim=(self.num_envs, len(JOINT_NAMES)),
+                    inputs=[*addresses, *limits, PHYSICS_DT],
+                    outputs=[data.qpos, data.qvel],
+                )
             kinematics()
 
         def kinematics() -> None:
@@ -141,11 +157,16 @@ class MujocoWarpEnv(MujocoEnv):
         """What draws every env's cameras into `self._rgb` (N, C, H, W, 3) uint8."""
         camera, num_cameras = self.cameras[0], len(self.cameras)
         context = mjw.create_render_context(
-            self.model, nworld=self.num_envs, cam_res=(camera.width, camera.height), render_rgb=True,
-            cam_active=[camera.name for camera in self.cameras], use_shadows=self._options.shadows,
+            self.model,
+            nworld=self.num_envs,
+            cam_res=(camera.width, camera.height),
+            render_rgb=True,
+            cam_active=[camera.name for camera in self.cameras],
+            use_shadows=self._options.shadows,
             samples_per_pixel=math.isqrt(self._options.samples_per_pixel),
-            enable_emission=False, enable_per_light_ambient=False,  # the scene has none
-        )  # fmt: skip
+            enable_emission=False,
+            enable_per_light_ambient=False,  # the scene has none
+        )
         assert context.cam_id_map.numpy().tolist() == self._camera_ids.tolist(), "cameras are in another order"
         order = np.concatenate([i * camera.width * camera.height + _tiled(camera) for i in range(num_cameras)])
         for name in ("ray", "ray_offset"):

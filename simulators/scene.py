@@ -141,19 +141,50 @@ def build_model(things: Sequence[Body], cameras: Sequence[CameraCfg], light: flo
 
 
 _OPTIONS = (
-    "timestep", "integrator", "cone", "impratio", "gravity", "solver", "iterations", "tolerance", "wind", "density",
+    "timestep",
+    "integrator",
+    "cone",
+    "impratio",
+    "gravity",
+    "solver",
+    "iterations",
+    "tolerance",
+    "wind",
+    "density",
     "viscosity",
-)  # fmt: skip
+)
 _BODIES = ("body_parentid", "body_pos", "body_quat", "body_mass", "body_ipos", "body_iquat", "body_inertia")
 _JOINTS = (
-    "jnt_type", "jnt_bodyid", "jnt_pos", "jnt_axis", "jnt_range", "jnt_stiffness", "jnt_solref", "jnt_solimp",
-    "dof_armature", "dof_damping", "dof_frictionloss", "qpos0", "qpos_spring",
-)  # fmt: skip
+    "jnt_type",
+    "jnt_bodyid",
+    "jnt_pos",
+    "jnt_axis",
+    "jnt_range",
+    "jnt_stiffness",
+    "jnt_solref",
+    "jnt_solimp",
+    "dof_armature",
+    "dof_damping",
+    "dof_frictionloss",
+    "qpos0",
+    "qpos_spring",
+)
 _ACTUATORS = ("actuator_trntype", "actuator_trnid", "actuator_gainprm", "actuator_biasprm", "actuator_forcerange")
 _CONTACT = (
-    "geom_type", "geom_bodyid", "geom_pos", "geom_quat", "geom_size", "geom_contype", "geom_conaffinity",
-    "geom_condim", "geom_friction", "geom_solref", "geom_solimp", "geom_margin", "geom_priority",
-)  # fmt: skip
+    "geom_type",
+    "geom_bodyid",
+    "geom_pos",
+    "geom_quat",
+    "geom_size",
+    "geom_contype",
+    "geom_conaffinity",
+    "geom_condim",
+    "geom_friction",
+    "geom_solref",
+    "geom_solimp",
+    "geom_margin",
+    "geom_priority",
+)
 
 
 def scene_hash(model: mujoco.MjModel) -> str:
@@ -190,9 +221,14 @@ def _add_panda(spec: mujoco.MjSpec) -> None:
                 shell = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL
                 spec.add_mesh(name=mesh.name, file=f"{mesh.name}.stl", inertia=shell)
             body.add_geom(
-                type=mujoco.mjtGeom.mjGEOM_MESH, meshname=mesh.name, material=mesh.material, group=_VISUAL, contype=0,
-                conaffinity=0, mass=0,
-            )  # fmt: skip
+                type=mujoco.mjtGeom.mjGEOM_MESH,
+                meshname=mesh.name,
+                material=mesh.material,
+                group=_VISUAL,
+                contype=0,
+                conaffinity=0,
+                mass=0,
+            )
     collision = dict(group=_COLLISION, contype=_ROBOT, conaffinity=_SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))
     for link, start, end, radius in _CAPSULES:
         spec.body(link).add_geom(
@@ -230,18 +266,30 @@ def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
     body = parent.add_body(name=thing.name, pos=thing.pos, quat=thing.quat_wxyz)
     for joint in thing.joints:
         body.add_joint(
-            name=joint.name, type=_JOINT_KINDS[joint.kind], axis=joint.axis, range=joint.range,
-            limited=mujoco.mjtLimited.mjLIMITED_TRUE, stiffness=(joint.stiffness, 0, 0),
-            damping=(joint.damping, 0, 0), frictionloss=joint.friction,
-        )  # fmt: skip
+            name=joint.name,
+            type=_JOINT_KINDS[joint.kind],
+            axis=joint.axis,
+            range=joint.range,
+            limited=mujoco.mjtLimited.mjLIMITED_TRUE,
+            stiffness=(joint.stiffness, 0, 0),
+            damping=(joint.damping, 0, 0),
+            frictionloss=joint.friction,
+        )
     for geom in thing.geoms:
         place = {"pos": geom.pos} if geom.ends is None else {"fromto": (*geom.ends[0], *geom.ends[1])}
         # priority: this geom's friction holds in its contacts, so that one number for each env sets them
         body.add_geom(
-            name=geom.name, type=_GEOM_KINDS[geom.kind], size=(*geom.size, 0, 0)[:3], material=geom.material,
-            mass=geom.mass, priority=int(geom.decides_friction), group=_VISUAL, contype=_SURROUNDINGS,
-            conaffinity=_ROBOT, **place,
-        )  # fmt: skip
+            name=geom.name,
+            type=_GEOM_KINDS[geom.kind],
+            size=(*geom.size, 0, 0)[:3],
+            material=geom.material,
+            mass=geom.mass,
+            priority=int(geom.decides_friction),
+            group=_VISUAL,
+            contype=_SURROUNDINGS,
+            conaffinity=_ROBOT,
+            **place,
+        )
     for site in thing.sites:
         body.add_site(name=site.name, pos=site.pos, group=_HIDDEN)
     for child in thing.children:
@@ -265,9 +313,13 @@ def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) 
     spec.visual.headlight.specular = (0.1, 0.1, 0.1)
     # pos does not count for a directional light; it is below the ceiling, for those who make a lamp of it
     spec.worldbody.add_light(
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, pos=(-1, -1.55, 2.88), dir=(0.45, 0.5, -0.8),
-        diffuse=light * np.array((0.55, 0.54, 0.51)), specular=(0.3, 0.3, 0.3), castshadow=True,
-    )  # fmt: skip
+        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
+        pos=(-1, -1.55, 2.88),
+        dir=(0.45, 0.5, -0.8),
+        diffuse=light * np.array((0.55, 0.54, 0.51)),
+        specular=(0.3, 0.3, 0.3),
+        castshadow=True,
+    )
     for name, rgba, specular, shininess in (
         ("white", (0.93, 0.93, 0.94, 1), 0.4, 0.4),
         ("dark", (0.23, 0.24, 0.26, 1), 0.3, 0.3),

@@ -196,12 +196,18 @@ class EpisodeFile:
         if "full_rate" in self.h5:
             self.h5["full_rate/frame_step"] = np.arange(self.num_frames) * cfg.video_interval
             write_declaration(self.h5["full_rate/frame_step"], FRAME_STEP)
+        for name in ("task", "simulator", "seed", "step_dt", "video_interval", "language_instruction"):
+            self.h5.attrs[name] = getattr(cfg, name)
         self.h5.attrs.update(
-            format_version=FORMAT_VERSION, task=cfg.task, simulator=cfg.simulator, **self._identity, seed=cfg.seed,
-            num_frames=self.num_frames, fps=float(cfg.playback_fps), step_dt=cfg.step_dt,
-            video_interval=cfg.video_interval, language_instruction=cfg.language_instruction, terminated=terminated,
-            truncated=truncated, columns=[*cfg.columns, "timestamps"], variation=json.dumps(self.variation),
-        )  # fmt: skip
+            format_version=FORMAT_VERSION,
+            **self._identity,
+            num_frames=self.num_frames,
+            fps=float(cfg.playback_fps),
+            terminated=terminated,
+            truncated=truncated,
+            columns=[*cfg.columns, "timestamps"],
+            variation=json.dumps(self.variation),
+        )
         if cfg.run is not None:
             self.h5.attrs["run"] = cfg.run
         self.h5.attrs.update(cfg.episode_attrs.get(self.index, {}))

@@ -26,9 +26,14 @@ from vpl.runs import recorded_runs
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""
 SHARED_ATTRIBUTES = (
-    "step_dt", "video_interval", "fps", "language_instruction", "success_metric", "success_comparison",
+    "step_dt",
+    "video_interval",
+    "fps",
+    "language_instruction",
+    "success_metric",
+    "success_comparison",
     "success_threshold",
-)  # fmt: skip
+)
 """And of an episode's attributes."""
 
 

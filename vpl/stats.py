@@ -54,10 +54,15 @@ def column_stats(folders: Iterable[Path], columns: Iterable[str] | None = None) 
         data = np.concatenate(parts).astype(float)
         low, high = np.quantile(data, (0.01, 0.99), axis=0)
         stats[name] = {
-            "count": len(data), "mean": data.mean(axis=0).tolist(), "std": data.std(axis=0).tolist(),
-            "min": data.min(axis=0).tolist(), "max": data.max(axis=0).tolist(), "q01": low.tolist(),
-            "q99": high.tolist(), **said[name],
-        }  # fmt: skip
+            "count": len(data),
+            "mean": data.mean(axis=0).tolist(),
+            "std": data.std(axis=0).tolist(),
+            "min": data.min(axis=0).tolist(),
+            "max": data.max(axis=0).tolist(),
+            "q01": low.tolist(),
+            "q99": high.tolist(),
+            **said[name],
+        }
     return stats
 
 
@@ -112,9 +117,12 @@ def split(folders: list[Path], val: float, seed: int, only_success: bool) -> dic
         raise ValueError(f"--val {val} of {len(chosen + rest)} episodes leaves one of the lists empty")
     order = [folder.name for folder in folders]
     return {
-        "train": sorted(rest, key=order.index), "val": sorted(chosen, key=order.index),
-        "val_share": val, "seed": seed, "only_success": only_success,
-    }  # fmt: skip
+        "train": sorted(rest, key=order.index),
+        "val": sorted(chosen, key=order.index),
+        "val_share": val,
+        "seed": seed,
+        "only_success": only_success,
+    }
 
 
 def succeeded(folder: Path, unlabelled: bool | None = None) -> bool:

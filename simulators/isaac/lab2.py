@@ -105,9 +105,7 @@ def launch(cfg: SimulatorCfg, options: IsaacOptions) -> None:
     from isaaclab.app import AppLauncher
 
     sys.argv[1:] = []
-    flags = {
-        "headless": options.headless, "enable_cameras": True, "device": cfg.device, "kit_args": options.kit_args
-    }  # fmt: skip
+    flags = {"headless": options.headless, "enable_cameras": True, "device": cfg.device, "kit_args": options.kit_args}
     if options.rendering_mode is not None:
         flags["rendering_mode"] = options.rendering_mode
     _KEPT.append(AppLauncher(flags))

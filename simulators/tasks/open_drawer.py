@@ -57,10 +57,15 @@ class OpenDrawer(Task):
     }
     columns = {
         "drawer_pos": Column(
-            (), "float32", Role.PRIVILEGED, "m", "how far the drawer is open: its joint's position", in_state=True,
+            (),
+            "float32",
+            Role.PRIVILEGED,
+            "m",
+            "how far the drawer is open: its joint's position",
+            in_state=True,
             observed_as="cabinet_joint_pos_rel",
         )
-    }  # fmt: skip
+    }
     joints = ("drawer_top_joint",)
     sites = ("handle",)
     isaac_joints = {"drawer_pos": ("cabinet", "drawer_top_joint")}
@@ -211,9 +216,14 @@ def _handle(name: str, center: Vector, half_length: Vector) -> list[Geom]:
     """A bar of 12 mm on two posts, standing off the front by 39 mm: room for a fingertip behind it."""
     middle, along = np.array(center), np.array(half_length)
     bar = Geom(
-        "capsule", (0.006,), "steel", ends=(_vector(middle - along), _vector(middle + along)), mass=0.05,
-        name=f"{name}_handle", decides_friction=True,
-    )  # fmt: skip
+        "capsule",
+        (0.006,),
+        "steel",
+        ends=(_vector(middle - along), _vector(middle + along)),
+        mass=0.05,
+        name=f"{name}_handle",
+        decides_friction=True,
+    )
     feet = (middle - 0.9 * along, middle + 0.9 * along)
     posts = [
         Geom("capsule", (0.005,), "steel", ends=(_vector(foot), _vector(foot - (0.039, 0, 0))), mass=0.05)

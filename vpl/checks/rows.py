@@ -17,10 +17,18 @@ Found = Iterator[tuple[int | None, str]]
 """Row (None: all of them) and reason of each problem."""
 Rows = Mapping[str, np.ndarray]
 
-PANDA_DH = np.array([  # a (m), d (m), alpha (rad) of joints 1 to 7 and the flange, Craig's convention
-    (0, 0.333, 0), (0, 0, -np.pi / 2), (0, 0.316, np.pi / 2), (0.0825, 0, np.pi / 2), (-0.0825, 0.384, -np.pi / 2),
-    (0, 0, np.pi / 2), (0.088, 0, np.pi / 2), (0, 0.107, 0),
-])  # fmt: skip
+PANDA_DH = np.array(
+    [  # a (m), d (m), alpha (rad) of joints 1 to 7 and the flange, Craig's convention
+        (0, 0.333, 0),
+        (0, 0, -np.pi / 2),
+        (0, 0.316, np.pi / 2),
+        (0.0825, 0, np.pi / 2),
+        (-0.0825, 0.384, -np.pi / 2),
+        (0, 0, np.pi / 2),
+        (0.088, 0, np.pi / 2),
+        (0, 0.107, 0),
+    ]
+)
 """frankaemika.github.io/docs/control_parameters.html; the hand is turned by -45 degrees about the flange's z."""
 TOOL_Z_M = 0.1034
 ARM = [f"panda_joint{i}" for i in range(1, 8)]
@@ -95,9 +103,10 @@ def _rotations(rows: Rows) -> Found:
         mirrored = np.linalg.det(turned) < 0
         last = np.abs(poses[..., 3, :] - (0, 0, 0, 1)).max(-1) > 1e-6
         for wrong, what in (
-            (skew, "no rotation matrix"), (mirrored & ~skew, "mirrored: a rotation's determinant is 1"),
+            (skew, "no rotation matrix"),
+            (mirrored & ~skew, "mirrored: a rotation's determinant is 1"),
             (last, "no pose: the last line of the matrix is not 0 0 0 1"),
-        ):  # fmt: skip
+        ):
             if wrong.any():
                 row, camera = np.argwhere(wrong)[0]
                 yield int(row), f"extrinsics of camera_{camera} are {what}"

@@ -57,10 +57,13 @@ class Export:
                 for name in (self.action, *self.columns(first), "reward")
             }
             return {
-                "dataset": self.name, "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
-                "task": first.attrs["task"], "simulator": first.attrs["simulator"],
+                "dataset": self.name,
+                "robot": self.metadata.get("arguments", {}).get("robot_name", "unknown"),
+                "task": first.attrs["task"],
+                "simulator": first.attrs["simulator"],
                 "language_instruction": first.attrs["language_instruction"],
-                "step_dt": first.attrs["step_dt"], "video_interval": first.attrs["video_interval"],
+                "step_dt": first.attrs["step_dt"],
+                "video_interval": first.attrs["video_interval"],
                 "action": {"column": self.action, **columns.pop(self.action)},
                 "columns": columns | {"extrinsics": {"role": Role.CALIBRATION.value, "meaning": pose.meaning}},
                 "cameras": [
@@ -70,7 +73,7 @@ class Export:
                 "conventions": self.metadata.get("conventions", {}),
                 "episodes": [folder.name for folder in self.folders],
                 "splits": self.lists,
-            }  # fmt: skip
+            }
 
     def episodes(self) -> Any:
         """Each episode's number and file, with a progress bar."""
@@ -83,10 +86,15 @@ def copy_frames(episode: Episode, camera: int, group: h5py.Group, name: str) -> 
     """A camera's frames as (T, H, W, 3), a frame a chunk: the stored chunks, neither inflated nor deflated."""
     color = episode["color"]
     frames = group.create_dataset(
-        name, (len(color), *color.shape[2:]), "u1", chunks=(1, *color.shape[2:]),
-        compression=color.compression, compression_opts=color.compression_opts, shuffle=color.shuffle,
+        name,
+        (len(color), *color.shape[2:]),
+        "u1",
+        chunks=(1, *color.shape[2:]),
+        compression=color.compression,
+        compression_opts=color.compression_opts,
+        shuffle=color.shuffle,
         fletcher32=color.fletcher32,
-    )  # fmt: skip
+    )
     if color.chunks != (1, 1, *color.shape[2:]):  # another writer's
         frames[:] = color[:, camera]
         return

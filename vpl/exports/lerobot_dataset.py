@@ -56,10 +56,12 @@ def lerobot_features(first: Episode, export: Export) -> dict[str, Any]:
     """LeRobot's description of what `lerobot_rows` returns, and of the cameras."""
     features: dict[str, Any] = {
         f"observation.images.{name}": {
-            "dtype": "video", "shape": first["color"].shape[2:], "names": ["height", "width", "channels"]
+            "dtype": "video",
+            "shape": first["color"].shape[2:],
+            "names": ["height", "width", "channels"],
         }
         for name in first.camera_names
-    }  # fmt: skip
+    }
     names = {name: first.element_names(name) for name in export.columns(first)}
     names["action"] = first.element_names(export.action)
     names["observation.state"] = [

@@ -50,8 +50,11 @@ def export_robomimic(export: Export, output: Path) -> None:
         # type 2: a gym environment, as Isaac Lab writes it
         about = export.about()
         data.attrs.update(
-            total=sum(demo.attrs["num_samples"] for demo in data.values()), action_offset=offset, action_scale=scale,
-            env_args=json.dumps({"env_name": about["task"], "type": 2, "env_kwargs": {}}), vpl=json.dumps(about),
-        )  # fmt: skip
+            total=sum(demo.attrs["num_samples"] for demo in data.values()),
+            action_offset=offset,
+            action_scale=scale,
+            env_args=json.dumps({"env_name": about["task"], "type": 2, "env_kwargs": {}}),
+            vpl=json.dumps(about),
+        )
     if beyond:
         print(f"{beyond} rows have actions beyond -1 ... 1, which is the range of the list train; they are not clipped")

@@ -60,10 +60,13 @@ def write_report(dataset: Path, folders: list[Path], path: Path) -> Path:
             episodes.append(describe(episode, path.parent, numbers))
     data: dict[str, Any] = {"name": dataset.resolve().name, "episodes": episodes, "summary": summary(dataset)}
     parts = {
-        "TITLE": html.escape(data["name"]), "UPLOT_CSS": (PAGE / "uPlot.min.css").read_text(),
-        "UPLOT_JS": (PAGE / "uPlot.iife.min.js").read_text(), "PAGE_JS": (PAGE / "page.js").read_text(),
-        "DATA": script_json(data), "NUMBERS": base64.b64encode(zlib.compress(bytes(numbers), 9)).decode(),
-    }  # fmt: skip
+        "TITLE": html.escape(data["name"]),
+        "UPLOT_CSS": (PAGE / "uPlot.min.css").read_text(),
+        "UPLOT_JS": (PAGE / "uPlot.iife.min.js").read_text(),
+        "PAGE_JS": (PAGE / "page.js").read_text(),
+        "DATA": script_json(data),
+        "NUMBERS": base64.b64encode(zlib.compress(bytes(numbers), 9)).decode(),
+    }
     # in one pass: recorded text may hold what looks like a place of the page
     page = re.sub(r"\{\{(\w+)\}\}", lambda place: parts[place[1]], (PAGE / "page.html").read_text())
     with published(path, replace=True) as new:
@@ -140,9 +143,11 @@ def summary(dataset: Path) -> dict[str, Any]:
     metadata = read_json(path) if path.is_file() else {}
     checkpoint = metadata.get("checkpoint") or {}
     return {
-        "task": metadata.get("task", ""), "simulator": metadata.get("simulator", ""),
-        "checkpoint": Path(checkpoint.get("path", "")).name, "seed": (metadata.get("arguments") or {}).get("seed"),
-    }  # fmt: skip
+        "task": metadata.get("task", ""),
+        "simulator": metadata.get("simulator", ""),
+        "checkpoint": Path(checkpoint.get("path", "")).name,
+        "seed": (metadata.get("arguments") or {}).get("seed"),
+    }
 
 
 def relative(file: Path, place: Path) -> str:
