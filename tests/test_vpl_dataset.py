@@ -310,3 +310,16 @@ def test_a_dataset_may_be_named_failed(two, tmp_path):
     assert vpl_dataset.main(["merge", str(tmp_path / "failed"), str(two[1]), "--output", str(merged)]) == 0
     assert len(vpl_dataset.episode_folders(merged)) == 2 and validate(merged) == []  # the others had failed
     assert replay([str(tmp_path / "failed" / "episode_000"), "--mode", "actions"]) == 0
+
+
+def test_metadata_is_made_anew_from_the_episodes(two, tmp_path, capsys):
+    dataset = tmp_path / "set"
+    shutil.copytree(two[1], dataset)
+    before = json.loads((dataset / "metadata.json").read_text())
+    (dataset / "metadata.json").write_text("{cut")
+    assert vpl_dataset.main(["index", str(dataset)]) == 0
+    assert "2 episodes" in capsys.readouterr().out
+    after = json.loads((dataset / "metadata.json").read_text())
+    assert after["episodes"] == before["episodes"] and after["num_successes"] == before["num_successes"]
+    assert (dataset / "metadata.json.old").read_text() == "{cut"
+    assert validate(dataset) == []

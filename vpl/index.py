@@ -42,7 +42,8 @@ def index(dataset: Path) -> int:
     if path.exists():
         if os.path.lexists(old):
             raise ValueError(f"{old} exists already; move it: the present metadata.json is kept under that name")
-        os.link(path, old)
+        with open(old, "xb") as file:  # no link: some file systems have none
+            file.write(path.read_bytes())
     with published(path, replace=True) as new:
         new.write_text(json.dumps(document, indent=1, allow_nan=False))
         fsync(new)
