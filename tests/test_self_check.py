@@ -83,7 +83,7 @@ def failing(checks: list[Check]) -> list[str]:
 
 def test_sound_simulator_passes_and_gets_a_contact_sheet(make_env, policy, tmp_path):
     env = make_env(num_envs=3, cameras=BOTH)
-    checks = self_check(env, policy, tmp_path / "sheet.png")
+    checks = self_check(env, policy.to(env.device), tmp_path / "sheet.png")
     assert failing(checks) == []
     assert all(check.judged for check in checks)
     sheet = iio.imread(tmp_path / "sheet.png")
@@ -104,7 +104,7 @@ def test_sound_simulator_passes_and_gets_a_contact_sheet(make_env, policy, tmp_p
 )
 def test_fault_of_a_camera_fails_its_own_line(make_env, policy, tmp_path, alter, lines):
     env = AlteredEnv(make_env(num_envs=2, cameras=BOTH), alter)
-    assert failing(self_check(env, policy, tmp_path / "sheet.png")) == lines
+    assert failing(self_check(env, policy.to(env.device), tmp_path / "sheet.png")) == lines
 
 
 @ON_FAST_SIMULATORS
@@ -123,7 +123,8 @@ def test_untrained_checkpoint_fails_its_own_line(make_env, policy, tmp_path):
     for layer in untrained.network:
         if isinstance(layer, torch.nn.Linear):
             layer.reset_parameters()
-    assert failing(self_check(make_env(num_envs=2, cameras=BOTH), untrained, tmp_path / "sheet.png")) == ["checkpoint"]
+    env = make_env(num_envs=2, cameras=BOTH)
+    assert failing(self_check(env, untrained.to(env.device), tmp_path / "sheet.png")) == ["checkpoint"]
 
 
 WITH_RT_CORES = """
