@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vpl.columns import Column, Role
 
@@ -51,4 +52,7 @@ def recorded_columns(
         ),
         "sim_state": Column((state_size,), f8, Role.PRIVILEGED, "mixed", "the simulator's complete state"),
     }
-    return columns
+    return {  # a task of Isaac Lab's may observe otherwise, or under other names
+        name: column if column.observed_as in obs_terms else replace(column, observed_as="")
+        for name, column in columns.items()
+    }

@@ -78,7 +78,7 @@ def test_lerobot_reads_its_export(writer, reader, splits, tmp_path):
     assert said["psnr_db"] > PSNR_DB and said["frames"] == 10 * 9 * 2
     assert said["inputs"] == ["observation.images.overview", "observation.images.wrist", "observation.state"]
     assert said["names"][:2] == ["panda_joint1", "panda_joint2"] and said["splits"] == {"train": "0:8", "val": "8:10"}
-    assert len(said["state_names"]) == 9 + 9 + 3 + 4 and said["state_names"][9] == "joint_vel.panda_joint1"
+    assert len(said["state_names"]) == 9 + 9 + 9 + 3 + 4 and said["state_names"][9] == "joint_vel.panda_joint1"
     assert "drawer_pos" not in said["columns"], "only a simulator knows it"
     assert said["robot_type"] == "franka" and said["codebase_version"] == "v3.0"
     assert said["stats_of_rows"] == 8 * 60, "policies are normalized by the list train alone"
