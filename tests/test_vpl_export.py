@@ -23,6 +23,7 @@ from conftest import collect_dataset
 from readers.environments import LIBRARIES, Library, library_python
 
 import vpl_export
+from vpl.columns import Role
 from vpl_dataset import load_episode, main
 
 HERE = Path(__file__).parent
@@ -132,7 +133,9 @@ def check_about(about: dict) -> None:
 
 
 def test_what_only_a_simulator_knows_is_exported_on_request(splits, tmp_path):
-    felt = {"joint_pos", "joint_vel", "joint_effort", "ee_position", "ee_rotation", "overview_image", "wrist_image"}
+    with load_episode(splits / "episode_000") as episode:
+        felt = {*episode.columns(Role.STATE), "overview_image", "wrist_image"}
+    assert {"joint_pos", "ee_position"} <= felt
     for flags, extra in (((), set()), (("--privileged",), {"drawer_pos", "proprio"})):
         path = export("robomimic", splits, tmp_path / f"out{len(flags)}.hdf5", *flags)
         with h5py.File(path) as file:
