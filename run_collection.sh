@@ -6,7 +6,7 @@ container=${CONTAINER:-isaaclab-test}
 image=${IMAGE:-isaaclab:2.2-ray}
 dockerfile=isaaclab-tiledcam-starter/Dockerfile1.isaaclab-ray
 collector=/workspace/collect_tiled_with_checkpoint.py
-no_rt_cores=$project/isaaclab-tiledcam-starter/gpus_without_rt_cores.txt   # patterns of names; checks/self_check.py reads it too
+no_rt_cores=$project/checks/gpus_without_rt_cores.txt   # patterns of names; checks/self_check.py reads it too
 
 say() { echo "run_collection: $*" >&2; }
 fail() { say "$*"; exit 2; }

@@ -41,7 +41,7 @@ from simulators import CameraEnv, Sample
 from simulators.cameras import CameraCfg
 from vpl.video import VideoEncoder, write_mp4
 
-NO_RT_CORES = Path(__file__).parent.parent / "isaaclab-tiledcam-starter" / "gpus_without_rt_cores.txt"
+NO_RT_CORES = Path(__file__).with_name("gpus_without_rt_cores.txt")
 """Patterns of the names of GPUs that cannot trace rays in hardware, which Isaac Sim's renderer asks for."""
 TRIAL_STEPS = 120  # the shipped policy succeeds within 60
 FILM_FRAMES, FILM_INTERVAL = 30, 2  # in steps: 1 s, in which the shipped policy succeeds
