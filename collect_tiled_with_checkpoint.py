@@ -8,7 +8,6 @@ Every episode becomes one MP4 per camera and one HDF5; vpl_saver.py says what is
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import sys
 import time
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from checks.self_check import self_check, table
 from flags import FlagError, exit_code
 from flags.collect import CollectFlags, Job, parse_flags, prepare
-from flags.recorded import arguments, camera_rows, checkpoint_row, versions
+from flags.recorded import arguments, camera_rows, checkpoint_row, dataset_name, versions
 from policies import Policy
 from simulators import CameraEnv, SimulatorCfg, SimulatorError, load, options
 from simulators.recorded import OF_ANY_ARM
@@ -208,8 +207,7 @@ def open_saver(job: Job, env: CameraEnv) -> VPLSaver:
     flags = job.flags
     if flags.resume:
         return VPLSaver(dataset_cfg(job, env, flags.resume), resume=True)
-    task = re.sub(r"[^\w.+-]", "_", flags.task)  # Gymnasium's names may hold / and :
-    name = f"{task}_{flags.sim_or_real}_{flags.robot_name}"
+    name = dataset_name(flags.task, flags.sim_or_real, flags.robot_name)
     return at_free_name(flags.data_root, name, lambda root: VPLSaver(dataset_cfg(job, env, root)))
 
 

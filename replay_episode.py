@@ -12,7 +12,6 @@ deterministic), and actions drift: PhysX keeps contacts and a solver's warm star
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -26,7 +25,7 @@ import torch
 from flags import FlagError, as_flag_error, converted, exit_code, flag, parse, positional
 from flags.cameras import CameraFlags
 from flags.collect import check_seed_and_device
-from flags.recorded import arguments, camera_rows, versions
+from flags.recorded import arguments, camera_rows, dataset_name, versions
 from simulators import SIMULATORS, CameraEnv, Sample, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cameras import CameraCfg
 from vpl.compare import fit, side_by_side
@@ -261,8 +260,7 @@ def compare(env: CameraEnv, job: Job, output: Path) -> None:
 
 def open_saver(env: CameraEnv, job: Job) -> VPLSaver:
     """The saver of the new dataset, which is named as the recorded one is."""
-    task = re.sub(r"[^\w.+-]", "_", job.metadata["task"])
-    name = f"{task}_{job.recorded['sim_or_real']}_{job.recorded['robot_name']}"
+    name = dataset_name(job.metadata["task"], job.recorded["sim_or_real"], job.recorded["robot_name"])
     return at_free_name(job.flags.data_root, name, lambda root: VPLSaver(dataset_cfg(env, job, root)))
 
 

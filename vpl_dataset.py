@@ -1,9 +1,10 @@
 """Reads a VPL dataset; vpl_saver.py says what is in it.
 
-python vpl_dataset.py info vpl_tiled/Isaac-Open-Drawer-Franka-v0_sim_franka_20261123_112233
+Example:
+    python vpl_dataset.py info vpl_tiled/Isaac-Open-Drawer-Franka-v0_sim_franka_20261123_112233
 
-with load_episode("vpl_tiled/.../episode_000") as episode:
-    image, action = episode["color"][t, 0], episode["action"][t]
+    with load_episode("vpl_tiled/.../episode_000") as episode:
+        image, action = episode["color"][t, 0], episode["action"][t]
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -42,6 +43,12 @@ MAY_DIFFER = {
 def arguments(flags: Any) -> dict[str, Any]:
     """The flags as metadata.json has them; JSON types."""
     return {f.name: jsonable(getattr(flags, f.name)) for f in fields(flags)}
+
+
+def dataset_name(task: str, sim_or_real: str, robot_name: str) -> str:
+    """What a dataset's folder is called before the time; Gymnasium's names of tasks may hold / and :."""
+    folder_safe = re.sub(r"[^\w.+-]", "_", task)
+    return f"{folder_safe}_{sim_or_real}_{robot_name}"
 
 
 def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:

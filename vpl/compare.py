@@ -1,6 +1,7 @@
 """Pictures of two recordings side by side, with a curve of how far they differ.
 
-frame = side_by_side(recorded[row], filmed[row], errors, row)
+Example:
+    frame = side_by_side(recorded[row], filmed[row], errors, row)
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """One episode on disk: its columns and the files being written. vpl_saver.py documents the format as a whole.
 
-episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
-episode.append(step, color, columns)
-row = episode.finish(terminated=False, truncated=True)
-episode.flush_to_disk()
+Example:
+    episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
+    episode.append(step, color, columns)
+    row = episode.finish(terminated=False, truncated=True)
+    episode.flush_to_disk()
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Names and folders that no two runs share, flushing to disk, and the signals that end a run.
 
-claim = Claim(dataset / ".partial")                 # refused while another run writes into the dataset
-publish(claim.folder / "episode_003", dataset / "episode_003")
-claim.release()
+Example:
+    claim = Claim(dataset / ".partial")                 # refused while another run writes into the dataset
+    publish(claim.folder / "episode_003", dataset / "episode_003")
+    claim.release()
 """
 
 from __future__ import annotations

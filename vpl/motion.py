@@ -1,7 +1,8 @@
 """Recorded episodes as the motion that they are: their numbers by round and env, to drive a simulator with.
 
-for number, episodes in rounds(folders, single=False):
-    env.set_state(batch(episodes, 0, env.num_envs)["sim_state"])
+Example:
+    for number, episodes in rounds(folders, single=False):
+        env.set_state(batch(episodes, 0, env.num_envs)["sim_state"])
 """
 
 from __future__ import annotations

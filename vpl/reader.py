@@ -1,7 +1,8 @@
 """Reads episodes, one at a time and lazily; `vpl_dataset.py` hands this on to programs that train.
 
-with load_episode("data/.../episode_000") as episode:
-    image, action = episode["color"][t, 0], episode["action"][t]
+Example:
+    with load_episode("vpl_tiled/.../episode_000") as episode:
+        image, action = episode["color"][t, 0], episode["action"][t]
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a worker of the saver does: it writes and publishes the episodes of its envs.
 
-writer = EpisodeWriter(cfg, attempt, worker=0)
-writer.handle(Step(...), frames)          # once per control step
-rows = writer.handle(End(...), None)      # the rows of metadata.json of what was published
+Example:
+    writer = EpisodeWriter(cfg, attempt, worker=0)
+    writer.handle(Step(...), frames)          # once per control step
+    rows = writer.handle(End(...), None)      # the rows of metadata.json of what was published
 """
 
 from __future__ import annotations

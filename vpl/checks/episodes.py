@@ -1,6 +1,7 @@
 """Checks episodes, side by side: everything that can be said of one by itself and the dataset's cameras.
 
-for folder, checked in zip(folders, check_episodes(folders, cameras)): print(folder, checked.found)
+Example:
+    for folder, checked in zip(folders, check_episodes(folders, cameras)): print(folder, checked.found)
 
 The processes are programs of their own: multiprocessing would import the caller's script again in each, and
 threads would wait for each other in HDF5. A file on which a library crashes ends its process, not the caller's.

@@ -1,6 +1,7 @@
 """Checks the images of an episode: against its videos, against themselves, and against what moved.
 
-for row, reason in check_images(h5["color"], rows, folder, fps): ...
+Example:
+    for row, reason in check_images(h5["color"], rows, folder, fps): ...
 """
 
 from __future__ import annotations

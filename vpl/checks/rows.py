@@ -1,6 +1,7 @@
 """Checks an episode's numbers against each other: what `validate` asks of each row, and of one row and the next.
 
-for row, reason in check_rows(rows, about): ...
+Example:
+    for row, reason in check_rows(rows, about): ...
 """
 
 from __future__ import annotations

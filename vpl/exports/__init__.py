@@ -1,6 +1,7 @@
 """What every export has in common: the episodes, the columns that go along, and what a reader must know of them.
 
-for index, episode in export.episodes(): ...
+Example:
+    for index, episode in export.episodes(): ...
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """What of LeRobot differs from release to release, and how it takes recorded videos instead of encoding its own.
 
-videos = RecordedVideos({"observation.images.wrist": 1}, folder, Fraction(60))
-writer = create_writer("local/name", folder, 60, "franka", features, videos)
-videos.episode = episode
-writer.save_episode(rows)
-writer.finalize()
+Example:
+    videos = RecordedVideos({"observation.images.wrist": 1}, folder, Fraction(60))
+    writer = create_writer("local/name", folder, 60, "franka", features, videos)
+    videos.episode = episode
+    writer.save_episode(rows)
+    writer.finalize()
 """
 
 from __future__ import annotations
