@@ -46,6 +46,7 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 GRAIN = 1.5
 """Standard deviation of the light sensor's noise, of 255; a path tracer leaves about as much."""
+LEROBOT_RECORDER = "LeRobot, streaming H.264, no lossless images"
 LEROBOT = (
     "lerobot==0.4.4 datasets==5.2.0 huggingface_hub==2.4.0 av==15.1.0 numpy==2.4.6 pandas==3.1.1 pyarrow==26.0.1 "
     "jsonlines==4.0.0 draccus==0.11.6 einops==0.8.2 deepdiff==9.1.0 accelerate==1.15.0 gymnasium==1.4.0 toml==0.10.2 "
@@ -59,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, dict[str, list[dict]]] = {}
     with tempfile.TemporaryDirectory(dir=args.data_root) as folder:
         clips = render_clips(Path(folder), args)
-        pythons = {"LeRobot, streaming H.264, no lossless images": lerobot_python(args.lerobot_venv)}
+        pythons = {LEROBOT_RECORDER: lerobot_python(args.lerobot_venv)} if LEROBOT_RECORDER in args.recorders else {}
         for _ in range(args.repetitions):
             for kind, clip in clips.items():
                 for name in args.recorders:
