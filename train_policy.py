@@ -27,6 +27,7 @@ from flags.collect import check_at_least_1, check_seed_and_device
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cache import writable_cache
 from simulators.tasks import load_task
+from simulators.variation import VariationCfg
 from vpl.files import StopSignal, run
 
 EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
@@ -62,6 +63,9 @@ AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg
 }
 
 
+PoseRange = tuple[float, float, float, float]
+
+
 @dataclass(frozen=True)
 class Progress:
     """One row of progress.csv: an iteration of PPO."""
@@ -84,6 +88,13 @@ class TrainFlags:
 
     task: str = flag("Isaac-Open-Drawer-Franka-v0", "what to learn: a registered task, or your own as module:Class")
     simulator: str = flag(EMBEDDED[0], "where to learn it", choices=EMBEDDED)
+    rewards: str | None = flag(None, "which of the task's sets of rewards", metavar="SET", default_says="its first")
+    randomize: str = flag("pose", "what varies from env to env", choices=("none", "pose"))
+    pose_range: PoseRange = flag(
+        (0.08, 0.16, 0.04, 0.16),
+        "how far the task's things move to either side along x, y and z (m) and turn (rad)",
+        metavar=("DX", "DY", "DZ", "DYAW"),
+    )
     num_envs: int = flag(1024, "envs simulated side by side")
     max_iterations: int = flag(200, "PPO iterations of num_envs x 48 steps")
     save_interval: int = flag(50, "iterations between two checkpoints")
@@ -108,7 +119,7 @@ def check(flags: TrainFlags) -> TrainFlags:
         raise FlagError(f"--num_envs {flags.num_envs} is too few for {batches} batches")
     with as_flag_error(ValueError):
         device = flags.device or SIMULATORS[resolve(flags.simulator)].device
-        load_task(flags.task)
+        load_task(flags.task, flags.rewards)
     check_seed_and_device(flags.seed, flags.simulator, device)
     log_dir = flags.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if log_dir.exists():
@@ -126,6 +137,8 @@ def train(flags: TrainFlags) -> int:
         num_envs=flags.num_envs,
         seed=flags.seed,
         device=flags.device,
+        rewards=flags.rewards,
+        variation=VariationCfg(() if flags.randomize == "none" else (flags.randomize,), flags.pose_range),
         options=options(flags.simulator, {"deterministic": False}),
     )
     agent_cfg = {**AGENT_CFG, "seed": flags.seed}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from simulators.cameras import CameraCfg
+from simulators.variation import NOTHING_VARIES, VariationCfg
 from vpl.columns import Column, Stream, SuccessRule
 
 if TYPE_CHECKING:
@@ -61,6 +62,10 @@ class SimulatorCfg:
     """Torch device of observations, rewards and the policy."""
     light: float = 1.0
     """Brightness, as a multiple of the scene's own light."""
+    rewards: str | None = None
+    """Which of the task's sets of rewards; None: its first."""
+    variation: VariationCfg = NOTHING_VARIES
+    """What differs from episode to episode."""
     options: Any = None
     """The simulator's own options, an object of its class `Options`; None: its defaults."""
 

@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ except (ImportError, AttributeError, RuntimeError) as error:
     reason = "its OpenGL library is missing" if isinstance(error, AttributeError) else " ".join(str(error).split())
     raise SimulatorError(f"MuJoCo cannot be loaded (MUJOCO_GL={_GL}): {reason}; try: {_REMEDY}") from error
 
+from simulators.model_fields import PHYSICS  # noqa: E402
 from simulators.mujoco_env import STATE, MujocoEnv  # noqa: E402
 from simulators.scene import JOINT_NAMES, hold_limits  # noqa: E402
 from simulators.tasks import Task  # noqa: E402
@@ -64,11 +66,12 @@ class MujocoCpuEnv(MujocoEnv):
         super().__init__(cfg, task)
         self._threads = usable_cores()
         self._batch = mujoco.batch.Batch(self.model, cfg.num_envs, self._threads)
-        names = ("qpos", "qvel", "ctrl", "site_xpos", "site_xmat")
+        names = ("qpos", "qvel", "ctrl", "site_xpos", "site_xmat", "xaxis", "xanchor")
         self._view = {name: self._batch.bind(name) for name in names}
         self._rows_live: np.ndarray = self._view["qpos"].base
         """(N, nstate): the simulations' mjSTATE_INTEGRATION."""
         self._friction = self._batch.expand("geom_friction")
+        self._model_view = {name: self._batch.expand(name) for name in PHYSICS if name in self._fields.values}
         self._find_addresses()
         self._set_frictions()
         self._renderer = _RenderThread(self.model, cfg) if cfg.cameras else None
@@ -92,6 +95,8 @@ class MujocoCpuEnv(MujocoEnv):
         self._batch.warning[:] = 0  # they count from an env's last state that was set
         self._rows_live[:] = state[:, : self._state_size]
         self._set_task_state(torch.as_tensor(state[:, self._state_size :], device=self.device))
+        if info is not None:
+            self._vary(info)
         self._set_frictions()
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_POS)
         self._refresh()
@@ -112,6 +117,10 @@ class MujocoCpuEnv(MujocoEnv):
 
     def _take(self, name: str, index: Any) -> torch.Tensor:
         return torch.tensor(self._view[name][:, index], dtype=torch.float32, device=self.device)
+
+    def _put_fields(self) -> None:
+        for name, view in self._model_view.items():
+            view[:] = self._fields.values[name]
 
     def _set_frictions(self) -> None:
         self._friction[:, self._friction_geoms, 0] = self._frictions.cpu().numpy()
@@ -142,7 +151,7 @@ class MujocoCpuEnv(MujocoEnv):
             camera = self.cameras[0]
             color = np.empty((self.num_envs, len(self.cameras), camera.height, camera.width, 3), np.uint8)
         if self._renderer:
-            self._renderer.draw(sim_state[:, : self._state_size], color, extrinsics)
+            self._renderer.draw(sim_state[:, : self._state_size], self._fields.values, color, extrinsics)
         return color, extrinsics
 
 
@@ -169,7 +178,8 @@ class _RenderThread:
 
     def __init__(self, model: mujoco.MjModel, cfg: SimulatorCfg) -> None:
         _check_display()
-        self._model, self._data = model, mujoco.MjData(model)
+        self._model = copy(model)  # its fields become each env's in turn
+        self._data = mujoco.MjData(self._model)
         self._cameras = cfg.cameras
         self._camera_ids = [model.camera(camera.name).id for camera in cfg.cameras]  # MuJoCo orders them by body
         self._thread = ThreadPoolExecutor(1, "render")
@@ -186,13 +196,19 @@ class _RenderThread:
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._renderer.scene.flags[flag] = False  # a shadow map would halve the frames/s
 
-    def draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
-        """Fill `color` (if not None) and `extrinsics` from state rows (N, nstate)."""
-        self._thread.submit(self._draw, rows, color, extrinsics).result()
+    def draw(
+        self, rows: np.ndarray, fields: Mapping[str, np.ndarray], color: np.ndarray | None, extrinsics: np.ndarray
+    ) -> None:
+        """Fill `color` (if not None) and `extrinsics` from state rows (N, nstate) and fields of the model (N, ...)."""
+        self._thread.submit(self._draw, rows, fields, color, extrinsics).result()
 
-    def _draw(self, rows: np.ndarray, color: np.ndarray | None, extrinsics: np.ndarray) -> None:
+    def _draw(
+        self, rows: np.ndarray, fields: Mapping[str, np.ndarray], color: np.ndarray | None, extrinsics: np.ndarray
+    ) -> None:
         data = self._data
         for env, row in enumerate(rows):
+            for name, values in fields.items():
+                getattr(self._model, name)[:] = values[env]
             mujoco.mj_setState(self._model, data, row, STATE)
             mujoco.mj_kinematics(self._model, data)
             mujoco.mj_camlight(self._model, data)

@@ -7,7 +7,7 @@ handed one.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import mujoco
@@ -16,10 +16,22 @@ import torch
 from tensordict import TensorDict
 
 from simulators import Sample, SimulatorCfg
+from simulators.model_fields import ModelFields
 from simulators.recorded import recorded_columns
-from simulators.scene import EFFORT_LIMIT, JOINT_NAMES, JOINT_RANGE, KD, KP, PHYSICS_DT, build_model, scene_hash
+from simulators.scene import (
+    ARM_JOINTS,
+    EFFORT_LIMIT,
+    JOINT_NAMES,
+    JOINT_RANGE,
+    KD,
+    KP,
+    PHYSICS_DT,
+    build_model,
+    scene_hash,
+)
 from simulators.seeds import episode_rng
 from simulators.tasks import SceneState, Task, load_task
+from simulators.variation import draw
 from vpl.columns import STREAMS, Stream
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -47,6 +59,8 @@ class MujocoEnv(ABC):
         self._frictions = torch.tensor(draws, dtype=torch.float64, device=self.device)
         self.model = build_model(task.things(), cfg.cameras, cfg.light)
         self.scene = scene_hash(self.model)
+        self._fields = ModelFields(self.model, cfg.num_envs, cfg.variation.kinds)
+        self._info: list[Mapping[str, Any]] = [{} for _ in range(cfg.num_envs)]
         self._substeps = round(task.step_dt / PHYSICS_DT)
         task_state = [f"last_action[{self.num_actions}]", "episode_length", *task.frictions]
         self._state_size = mujoco.mj_stateSize(self.model, STATE)
@@ -64,13 +78,14 @@ class MujocoEnv(ABC):
     @classmethod
     def make(cls, cfg: SimulatorCfg) -> MujocoEnv:
         """See `simulators.load`."""
-        return cls(cfg, load_task(cfg.task))
+        return cls(cfg, load_task(cfg.task, cfg.rewards))
 
     def _find_addresses(self) -> None:
         """Where in MuJoCo's arrays the robot, the task and the cameras are."""
         model, joints = self.model, (*JOINT_NAMES, *self.task.joints)
         self._joint_qpos = self._index([model.joint(name).qposadr[0] for name in joints])
         self._joint_qvel = self._index([model.joint(name).dofadr[0] for name in joints])
+        self._arm_joints = self._index([model.joint(name).id for name in ARM_JOINTS])
         self._drives = self._index([model.actuator(name).id for name in JOINT_NAMES])
         self._camera_ids = self._index([model.camera(camera.name).id for camera in self.cameras])
         self._sites = {name: model.site(name).id for name in (*ARM_SITES, *self.task.sites)}
@@ -93,6 +108,10 @@ class MujocoEnv(ABC):
         """Put envs `env_ids` (n,) to rest at `joint_pos` (n, 9 + K), drives holding the robot there."""
 
     @abstractmethod
+    def _put_fields(self) -> None:
+        """Make the engine's model that of `_fields`."""
+
+    @abstractmethod
     def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
         """See `CameraEnv.start_capture`."""
 
@@ -111,7 +130,9 @@ class MujocoEnv(ABC):
         return self.start_capture(streams)()
 
     def reset(self, seed: int) -> TensorDict:
-        """See `CameraEnv.reset`."""
+        """See `CameraEnv.reset`; what varies stays in the automatic resets of `step`."""
+        drawn = [draw(self.cfg.variation, self.task.movable, seed, env) for env in range(self.num_envs)]
+        self._vary(drawn)
         numbers = len(JOINT_NAMES) + len(self.task.joints)
         uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
         self._rng.manual_seed(seed % 2**63)
@@ -132,8 +153,8 @@ class MujocoEnv(ABC):
         return self.task.action_for_target(joint_pos_target)
 
     def episode_info(self) -> list[dict[str, Any]]:
-        """See `CameraEnv.episode_info`: nothing varies yet."""
-        return [{} for _ in range(self.num_envs)]
+        """See `CameraEnv.episode_info`."""
+        return [dict(info) for info in self._info]
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See `CameraEnv.step`. extras["log"] holds "success_rate" of the episodes that ended in this step."""
@@ -158,6 +179,13 @@ class MujocoEnv(ABC):
             self._obs = self.task.observations(self._state, self._last_action)
         return self.get_observations(), reward, dones, extras
 
+    def _vary(self, info: Sequence[Mapping[str, Any]]) -> None:
+        """Make each env's scene the one in which its variation, N of them, was drawn."""
+        self._info = list(info)
+        for env, drawn in enumerate(info):
+            self._fields.put(env, drawn)
+        self._put_fields()
+
     def _reset_envs(self, env_ids: torch.Tensor, uniform: torch.Tensor) -> None:
         joint_pos = self.task.initial_joint_pos(uniform)
         joint_pos[:, : len(JOINT_NAMES)] = joint_pos[:, : len(JOINT_NAMES)].clamp(*self._joint_range.T)
@@ -175,19 +203,29 @@ class MujocoEnv(ABC):
         joint_pos, joint_vel = self._take("qpos", self._joint_qpos), self._take("qvel", self._joint_qvel)
         asked = self._take("ctrl", self._drives)
         site_pos = {name: self._take("site_xpos", index) for name, index in self._sites.items()}
+        site_rot = {name: self._take("site_xmat", index).view(-1, 3, 3) for name, index in self._sites.items()}
         robot = len(JOINT_NAMES)
         return SceneState(
             joint_pos=joint_pos[:, :robot],
             joint_vel=joint_vel[:, :robot],
             joint_effort=self._drive_effort(asked, joint_pos[:, :robot], joint_vel[:, :robot]),
             tcp_pos=site_pos["tcp"],
-            tcp_rot=self._take("site_xmat", self._sites["tcp"]).view(-1, 3, 3),
+            tcp_vel=self._tool_velocity(site_pos["tcp"], joint_vel),
+            tcp_rot=site_rot["tcp"],
             left_finger_pos=site_pos["leftfinger"],
             right_finger_pos=site_pos["rightfinger"],
             task_joint_pos=joint_pos[:, robot:],
             task_joint_vel=joint_vel[:, robot:],
             site_pos=site_pos,
+            site_rot=site_rot,
         )
+
+    def _tool_velocity(self, tcp_pos: torch.Tensor, joint_vel: torch.Tensor) -> torch.Tensor:
+        """(N, 3) m/s: each arm joint turns the tool about its axis."""
+        arm = (self.num_envs, len(ARM_JOINTS), 3)
+        axes, anchors = (self._take(name, self._arm_joints).view(arm) for name in ("xaxis", "xanchor"))
+        turning = torch.linalg.cross(axes, tcp_pos[:, None] - anchors)
+        return (turning * joint_vel[:, : len(ARM_JOINTS), None]).sum(dim=1)
 
     def _drive_effort(self, asked: torch.Tensor, joint_pos: torch.Tensor, joint_vel: torch.Tensor) -> torch.Tensor:
         """What position drives apply, (N, 9) N m, fingers N: MuJoCo's own formula, so that a state gives it anew."""

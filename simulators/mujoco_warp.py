@@ -82,7 +82,8 @@ class MujocoWarpEnv(MujocoEnv):
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         if self._options.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
             self.model.light_type[:] = mujoco.mjtLightType.mjLIGHT_POINT
-        self._model = mjw.put_model(self.model, batch_sizes={"geom_friction": cfg.num_envs})
+        batched = dict.fromkeys(("geom_friction", *self._fields.values), cfg.num_envs)
+        self._model = mjw.put_model(self.model, batch_sizes=batched)
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
         ordered = mjw.DeterminismType.CONTACTS | mjw.DeterminismType.CONSTRAINT
         self._model.opt.deterministic = int(mjw.DeterminismType.ALL if self._options.deterministic else ordered)
@@ -105,11 +106,14 @@ class MujocoWarpEnv(MujocoEnv):
             "overflow",
             "site_xpos",
             "site_xmat",
+            "xaxis",
+            "xanchor",
             "cam_xpos",
             "cam_xmat",
         )
         self._view = {name: wp.to_torch(getattr(self._data, name)) for name in names}
         self._friction = wp.to_torch(self._model.geom_friction)
+        self._model_view = {name: wp.to_torch(getattr(self._model, name)) for name in self._fields.values}
         self._qpos0 = torch.tensor(self.model.qpos0, dtype=torch.float32, device=self.device)
         self._find_addresses()
         self._opencv = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64, device=self.device)
@@ -239,6 +243,8 @@ class MujocoWarpEnv(MujocoEnv):
         self._state_rows.copy_(torch.as_tensor(state[:, : self._state_size], dtype=torch.float32))
         self._launch_set_state()
         self._set_task_state(torch.as_tensor(state[:, self._state_size :], device=self.device))
+        if info is not None:
+            self._vary(info)
         self._set_frictions()
         self._launch_kinematics()
         self._refresh()
@@ -288,6 +294,10 @@ class MujocoWarpEnv(MujocoEnv):
         pose[..., :3, 3] = self._view["cam_xpos"][:, self._camera_ids]
         pose[..., 3, 3] = 1
         return pose
+
+    def _put_fields(self) -> None:
+        for name, view in self._model_view.items():
+            view.copy_(torch.as_tensor(self._fields.values[name], dtype=view.dtype))
 
     def _set_frictions(self) -> None:
         self._friction[:, self._friction_geoms, 0] = self._frictions.float()

@@ -27,7 +27,7 @@ class PushBlock(Task):
     }
     joints = ("block_slide",)
     sites = ("block",)
-    reward_weights = {"near": 1.0, "pushed": 10.0, "action_rate_l2": -1e-2}
+    reward_weights = {"own": {"near": 1.0, "pushed": 10.0, "action_rate_l2": -1e-2}}
 
     def things(self) -> list[Body]:
         return [

@@ -32,6 +32,8 @@ class SceneState:
     """What the drives apply, (N, 9) N m, fingers N."""
     tcp_pos: torch.Tensor
     """Tool centre point, (N, 3) m."""
+    tcp_vel: torch.Tensor
+    """(N, 3) m/s."""
     tcp_rot: torch.Tensor
     """(N, 3, 3), columns: the hand's axes."""
     left_finger_pos: torch.Tensor
@@ -44,6 +46,8 @@ class SceneState:
     """(N, K) m/s or rad/s."""
     site_pos: Mapping[str, torch.Tensor]
     """Of `Task.sites`, (N, 3) m each."""
+    site_rot: Mapping[str, torch.Tensor]
+    """Of `Task.sites`, (N, 3, 3) each, columns: the site's axes."""
 
 
 class Task(ABC):
@@ -65,13 +69,26 @@ class Task(ABC):
     joints: tuple[str, ...] = ()
     """Joints of `things` whose positions and velocities it reads."""
     sites: tuple[str, ...] = ()
-    """Sites of `things` whose positions it reads."""
+    """Sites of `things` whose poses it reads."""
+    movable: tuple[str, ...] = ()
+    """Bodies of `things` that may stand elsewhere in each episode."""
     frictions: Mapping[str, str] = {}
     """Coefficients that are drawn for each env: name in `state_spec`, and the geom that has it."""
     isaac_joints: Mapping[str, tuple[str, str]] = {}
     """Columns that are joints' positions: the articulation and the joint in Isaac Lab's scene."""
-    reward_weights: Mapping[str, float]
-    """Of the terms of `reward_terms`; each is multiplied by `step_dt`."""
+    reward_weights: Mapping[str, Mapping[str, float]]
+    """Of the terms of `reward_terms`, by the name of the set of rewards; each is multiplied by `step_dt`."""
+
+    def __init__(self, name: str = "", rewards: str | None = None) -> None:
+        """Be the task `name` with the set `rewards` of `reward_weights`, None: the first.
+
+        Raises:
+            ValueError: there is no such set.
+        """
+        self.name = name
+        self.rewards = rewards or next(iter(self.reward_weights))
+        if self.rewards not in self.reward_weights:
+            raise ValueError(f"--rewards '{rewards}': task {name} has {', '.join(self.reward_weights)}")
 
     @property
     def measures_success(self) -> bool:
@@ -99,7 +116,7 @@ class Task(ABC):
     def reward_terms(
         self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The unweighted terms, (N,) each, of the state that `action` led to."""
+        """The unweighted terms of the set `rewards`, (N,) each, of the state that `action` led to."""
 
     @abstractmethod
     def joint_pos_target(self, action: torch.Tensor) -> torch.Tensor:
@@ -134,11 +151,12 @@ class Task(ABC):
     def reward(self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor) -> torch.Tensor:
         """The weighted sum of the terms, (N,)."""
         terms = self.reward_terms(state, action, last_action)
-        return self.step_dt * torch.stack([self.reward_weights[name] * term for name, term in terms.items()]).sum(dim=0)
+        weights = self.reward_weights[self.rewards]
+        return self.step_dt * torch.stack([weights[name] * term for name, term in terms.items()]).sum(dim=0)
 
 
-def load_task(name: str) -> Task:
-    """The task that is registered as `name`, or that `module:Class` names.
+def load_task(name: str, rewards: str | None = None) -> Task:
+    """The task that is registered as `name`, or that `module:Class` names, with a set of its rewards.
 
     Raises:
         ValueError: there is none.
@@ -148,8 +166,7 @@ def load_task(name: str) -> Task:
     if not class_name:
         raise ValueError(f"--task '{name}' is unknown; available: {', '.join(TASKS)}, or your own as module:Class")
     try:
-        task = getattr(importlib.import_module(module), class_name)()
+        task_class = getattr(importlib.import_module(module), class_name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--task '{name}': {error}; give module:Class of a task that Python can import") from error
-    task.name = name
-    return task
+    return task_class(name, rewards)

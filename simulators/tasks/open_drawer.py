@@ -21,12 +21,12 @@ RESET_JOINT_OFFSET = 0.1  # cfg:187-196: all nine joints, uniform, then clamped 
 GRIPPER_OPEN, GRIPPER_CLOSED = 0.04, 0.0  # config/franka/joint_pos_env_cfg.py:41-46
 ROBOT_FRICTION = (0.8, 1.25)  # cfg:165-174
 HANDLE_FRICTION = (1.0, 1.25)  # cfg:176-185, the static one
-HANDLE_AXES = ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0))
-"""Rows: the handle's x, y and z axes in the env frame, for `align_ee_handle`. Deviation: with the rotation of cfg:99 on
-the sektion's URDF axes, the term is 0 at the ideal grasp; with these it is 1 where the hand points at the front and the
-fingers open up and down."""
-GRASP_WEIGHT = 20.0
-"""Deviation from 0.5, with which the fingers stay open all the way; so they close on the way in (WHAT_IT_DOES.md)."""
+BETWEEN_PADS, NEAR_TOOL = 0.015, 0.04
+"""m: the bar lies between the pads if its axis passes the tool this closely, at a point of it this near."""
+HELD_OPENING = (0.008, 0.03)
+"""m: between the pads, of fingers that are closed on the bar of 12 mm."""
+TOOL_SPEED, TOOL_DEPTH = 1.0, 0.015
+"""m/s, and m beyond the bar towards the front, from which on they cost."""
 CABINET_POS = (0.8, 0.0, 0.4)  # cfg:59, turned by 180 degrees about z
 CABINET_QUAT_WXYZ = (0.0, 0.0, 0.0, 1.0)
 HANDLE_OFFSET = (0.305, 0.0, 0.01)  # in the drawer's frame; cfg:96
@@ -68,18 +68,35 @@ class OpenDrawer(Task):
     }
     joints = ("drawer_top_joint",)
     sites = ("handle",)
+    movable = ("cabinet",)
     isaac_joints = {"drawer_pos": ("cabinet", "drawer_top_joint")}
     frictions = {"handle_friction": "drawer_top_handle"}
-    reward_weights = {  # cfg:202-242
-        "approach_ee_handle": 2.0,
-        "align_ee_handle": 0.5,
-        "approach_gripper_handle": 5.0,
-        "align_grasp_around_handle": 0.125,
-        "grasp_handle": GRASP_WEIGHT,
-        "open_drawer_bonus": 7.5,
-        "multi_stage_open_drawer": 1.0,
-        "action_rate_l2": -1e-2,
-        "joint_vel_l2": -1e-4,
+    reward_weights = {
+        "grasp": {
+            "approach_ee_handle": 2.0,
+            "align_ee_handle": 0.5,
+            "approach_gripper_handle": 5.0,
+            "align_grasp_around_handle": 0.125,
+            "grasp_handle": 50.0,
+            "open_drawer_bonus": 7.5,
+            "multi_stage_open_drawer": 1.0,
+            "action_rate_l2": -0.3,
+            "target_lead_l2": -0.1,
+            "joint_vel_l2": -1e-3,
+            "tool_speed": -20.0,
+            "tool_depth": -100.0,
+        },
+        "isaac": {  # cfg:202-242
+            "approach_ee_handle": 2.0,
+            "align_ee_handle": 0.5,
+            "approach_gripper_handle": 5.0,
+            "align_grasp_around_handle": 0.125,
+            "grasp_handle": 0.5,
+            "open_drawer_bonus": 7.5,
+            "multi_stage_open_drawer": 1.0,
+            "action_rate_l2": -1e-2,
+            "joint_vel_l2": -1e-4,
+        },
     }
 
     def things(self) -> list[Body]:
@@ -116,15 +133,23 @@ class OpenDrawer(Task):
     def reward_terms(
         self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The nine terms of mdp."""
+        """The nine terms of mdp, or what the set "grasp" makes of them."""
+        terms = self._isaac_terms(state, action, last_action)
+        return terms if self.rewards == "isaac" else terms | self._grasp_terms(state, action, last_action)
+
+    def _isaac_terms(
+        self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Deviation: the axes of the handle are such that `align_ee_handle` is 1 where the hand points at the front
+        and the fingers open up and down; with the rotation of cfg:99 on the sektion's URDF axes it is 0 there."""
         handle = state.site_pos["handle"]
         distance = (handle - state.tcp_pos).norm(dim=1)
         handle_z, left_z, right_z = handle[:, 2], state.left_finger_pos[:, 2], state.right_finger_pos[:, 2]
         graspable = ((right_z < handle_z) & (left_z > handle_z)).float()
         approach = (1 / (1 + distance**2)) ** 2
-        handle_x, handle_y, _ = _constant(HANDLE_AXES, state.tcp_rot.device)
-        align_z = state.tcp_rot[:, :, 2] @ -handle_x
-        align_x = state.tcp_rot[:, :, 0] @ -handle_y
+        handle_rot = state.site_rot["handle"]
+        align_z = (state.tcp_rot[:, :, 2] * -handle_rot[:, :, 0]).sum(dim=1)
+        align_x = (state.tcp_rot[:, :, 0] * -handle_rot[:, :, 1]).sum(dim=1)
         drawer = state.task_joint_pos[:, 0]
         return {
             "approach_ee_handle": torch.where(distance <= 0.2, 2 * approach, approach),
@@ -136,6 +161,26 @@ class OpenDrawer(Task):
             "multi_stage_open_drawer": 0.5 * (drawer > 0.01) + graspable * (drawer > 0.2) + graspable * (drawer > 0.3),
             "action_rate_l2": (action - last_action).square().sum(dim=1),
             "joint_vel_l2": state.joint_vel.square().sum(dim=1),
+        }
+
+    def _grasp_terms(
+        self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Terms that reward fingers closed on the bar and a drawer that they pull, and make haste and blows dear."""
+        to_handle = state.site_pos["handle"] - state.tcp_pos
+        out, _, up = (to_handle.unsqueeze(1) @ state.site_rot["handle"])[:, 0].T  # in the handle's frame
+        between_pads = (torch.hypot(out, up) <= BETWEEN_PADS) & (to_handle.norm(dim=1) <= NEAR_TOOL)
+        opening = state.joint_pos[:, 7:].sum(dim=1)
+        held = between_pads & (opening > HELD_OPENING[0]) & (opening < HELD_OPENING[1])
+        drawer, share = state.task_joint_pos[:, 0], torch.where(held, 1.0, 0.25)
+        lead = (action - last_action)[:, :7] - state.joint_vel[:, :7] * self.step_dt
+        return {
+            "grasp_handle": between_pads * (0.01 + 2 * GRIPPER_OPEN - opening),
+            "open_drawer_bonus": (share + held.float()) * drawer,
+            "multi_stage_open_drawer": share * (0.5 * (drawer > 0.01) + 1.0 * (drawer > 0.2) + 1.0 * (drawer > 0.3)),
+            "target_lead_l2": lead.square().sum(dim=1),
+            "tool_speed": (state.tcp_vel.norm(dim=1) - TOOL_SPEED).clamp(min=0).square(),
+            "tool_depth": (out - TOOL_DEPTH).clamp(min=0),
         }
 
     def joint_pos_target(self, action: torch.Tensor) -> torch.Tensor:
