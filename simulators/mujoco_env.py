@@ -83,7 +83,8 @@ class MujocoEnv(ABC):
     def _find_addresses(self) -> None:
         """Where in MuJoCo's arrays the robot, the task and the cameras are."""
         model, joints = self.model, (*JOINT_NAMES, *self.task.joints)
-        self._joint_qpos = self._index([model.joint(name).qposadr[0] for name in joints])
+        self._model_qpos = [int(model.joint(name).qposadr[0]) for name in joints]
+        self._joint_qpos = self._index(self._model_qpos)
         self._joint_qvel = self._index([model.joint(name).dofadr[0] for name in joints])
         self._arm_joints = self._index([model.joint(name).id for name in ARM_JOINTS])
         self._drives = self._index([model.actuator(name).id for name in JOINT_NAMES])
@@ -131,13 +132,13 @@ class MujocoEnv(ABC):
 
     def reset(self, seed: int) -> TensorDict:
         """See `CameraEnv.reset`; what varies stays in the automatic resets of `step`."""
-        drawn = [draw(self.cfg.variation, self.task.movable, seed, env) for env in range(self.num_envs)]
-        self._vary(drawn)
         numbers = len(JOINT_NAMES) + len(self.task.joints)
         uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
+        start = self._start(torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
+        positions = start.cpu().numpy()
+        self._vary([self._draw_variation(seed, env, positions[env]) for env in range(self.num_envs)])
         self._rng.manual_seed(seed % 2**63)
-        env_ids = torch.arange(self.num_envs, device=self.device)
-        self._reset_envs(env_ids, torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
+        self._reset_envs(torch.arange(self.num_envs, device=self.device), start)
         return self.get_observations()
 
     def get_observations(self) -> TensorDict:
@@ -174,7 +175,7 @@ class MujocoEnv(ABC):
                 extras["log"] = {"success_rate": self.succeeded()[env_ids].float().mean().item()}
             numbers = len(JOINT_NAMES) + len(self.task.joints)
             uniform = torch.rand(len(env_ids), numbers, generator=self._rng, device=self.device) * 2 - 1
-            self._reset_envs(env_ids, uniform)
+            self._reset_envs(env_ids, self._start(uniform))
         else:
             self._obs = self.task.observations(self._state, self._last_action)
         return self.get_observations(), reward, dones, extras
@@ -186,9 +187,22 @@ class MujocoEnv(ABC):
             self._fields.put(env, drawn)
         self._put_fields()
 
-    def _reset_envs(self, env_ids: torch.Tensor, uniform: torch.Tensor) -> None:
+    def _start(self, uniform: torch.Tensor) -> torch.Tensor:
+        """Where joints start, (n, 9 + K) rad and m, from numbers in [-1, 1), (n, 9 + K)."""
         joint_pos = self.task.initial_joint_pos(uniform)
         joint_pos[:, : len(JOINT_NAMES)] = joint_pos[:, : len(JOINT_NAMES)].clamp(*self._joint_range.T)
+        return joint_pos
+
+    def _draw_variation(self, seed: int, env: int, joint_pos: np.ndarray) -> dict[str, Any]:
+        """Of an env whose joints start at `joint_pos` (9 + K,), touching nothing."""
+
+        def fits(drawn: Mapping[str, Any]) -> bool:
+            self._fields.put(env, drawn)
+            return not self._fields.touches(env, self._model_qpos, joint_pos)
+
+        return draw(self.cfg.variation, self.task.movable, seed, env, fits)
+
+    def _reset_envs(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         self._reset_physics(env_ids, joint_pos)
         self.episode_length_buf[env_ids] = 0
         self._last_action[env_ids] = 0

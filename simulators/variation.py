@@ -9,7 +9,7 @@ drawn is JSON: it is an episode's `variation`, and puts the same scene back.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,10 +29,14 @@ class VariationCfg:
     """How far things move to either side along the env's x, y and z (m), and turn about its z (rad)."""
 
 
+TRIES = 100
+"""Poses that are drawn at most until one fits. With the default ranges one in seven does not."""
 NOTHING_VARIES = VariationCfg()
 
 
-def draw(cfg: VariationCfg, movable: Sequence[str], seed: int, env: int) -> dict[str, Any]:
+def draw(
+    cfg: VariationCfg, movable: Sequence[str], seed: int, env: int, fits: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
     """What env `env` gets in a round of seed `seed`, by kind; JSON types.
 
     Args:
@@ -40,11 +44,15 @@ def draw(cfg: VariationCfg, movable: Sequence[str], seed: int, env: int) -> dict
         movable: the bodies that "pose" moves.
         seed: the round's.
         env: its index.
+        fits: whether the robot may start in a scene with such a pose; if not, it is drawn again.
     """
     drawn: dict[str, Any] = {}
     if "pose" in cfg.kinds:
         rng = _generator(seed, env, "pose")
-        drawn["pose"] = {body: (rng.uniform(-1, 1, 4) * cfg.pose_range).tolist() for body in movable}
+        for _ in range(TRIES):
+            drawn["pose"] = {body: (rng.uniform(-1, 1, 4) * cfg.pose_range).tolist() for body in movable}
+            if fits(drawn):
+                break
     return drawn
 
 

@@ -21,6 +21,8 @@ RESET_JOINT_OFFSET = 0.1  # cfg:187-196: all nine joints, uniform, then clamped 
 GRIPPER_OPEN, GRIPPER_CLOSED = 0.04, 0.0  # config/franka/joint_pos_env_cfg.py:41-46
 ROBOT_FRICTION = (0.8, 1.25)  # cfg:165-174
 HANDLE_FRICTION = (1.0, 1.25)  # cfg:176-185, the static one
+DRAWER_RANGE = 0.4
+"""m. Rewards count no more: a drawer that a bad solver step has thrown out would pay without bound."""
 BETWEEN_PADS, NEAR_TOOL = 0.015, 0.04
 """m: the bar lies between the pads if its axis passes the tool this closely, at a point of it this near."""
 HELD_OPENING = (0.008, 0.03)
@@ -83,8 +85,8 @@ class OpenDrawer(Task):
             "action_rate_l2": -0.3,
             "target_lead_l2": -0.1,
             "joint_vel_l2": -1e-3,
-            "tool_speed": -20.0,
-            "tool_depth": -100.0,
+            "tool_speed": -5.0,
+            "tool_depth": -30.0,
         },
         "isaac": {  # cfg:202-242
             "approach_ee_handle": 2.0,
@@ -172,7 +174,7 @@ class OpenDrawer(Task):
         between_pads = (torch.hypot(out, up) <= BETWEEN_PADS) & (to_handle.norm(dim=1) <= NEAR_TOOL)
         opening = state.joint_pos[:, 7:].sum(dim=1)
         held = between_pads & (opening > HELD_OPENING[0]) & (opening < HELD_OPENING[1])
-        drawer, share = state.task_joint_pos[:, 0], torch.where(held, 1.0, 0.25)
+        drawer, share = state.task_joint_pos[:, 0].clamp(0, DRAWER_RANGE), torch.where(held, 1.0, 0.25)
         lead = (action - last_action)[:, :7] - state.joint_vel[:, :7] * self.step_dt
         return {
             "grasp_handle": between_pads * (0.01 + 2 * GRIPPER_OPEN - opening),
@@ -180,7 +182,7 @@ class OpenDrawer(Task):
             "multi_stage_open_drawer": share * (0.5 * (drawer > 0.01) + 1.0 * (drawer > 0.2) + 1.0 * (drawer > 0.3)),
             "target_lead_l2": lead.square().sum(dim=1),
             "tool_speed": (state.tcp_vel.norm(dim=1) - TOOL_SPEED).clamp(min=0).square(),
-            "tool_depth": (out - TOOL_DEPTH).clamp(min=0),
+            "tool_depth": (out - TOOL_DEPTH).clamp(0, 0.1),
         }
 
     def joint_pos_target(self, action: torch.Tensor) -> torch.Tensor:
@@ -227,7 +229,7 @@ def _drawer(name: str, z: float, half_height: float) -> Body:
     return Body(
         name,
         (0.0515, 0, z),
-        joints=(Joint(f"{name}_joint", "slide", (1, 0, 0), (0, 0.4), stiffness=10, damping=1, friction=0.01),),
+        joints=(Joint(f"{name}_joint", "slide", (1, 0, 0), (0, DRAWER_RANGE), stiffness=10, damping=1, friction=0.01),),
         geoms=(
             Geom("box", (0.009, 0.391, half_height), "front", (0.2575, 0, 0), mass=2.0),
             Geom("box", (0.249, 0.36, 0.005), "inside", (0, 0, -half_height + 0.016), mass=1.0),
