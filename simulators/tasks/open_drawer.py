@@ -41,6 +41,25 @@ def _constant(values: tuple, device: torch.device) -> torch.Tensor:
         return torch.tensor(values, device=device)
 
 
+def held(state: SceneState) -> torch.Tensor:
+    """Whether the fingers are closed on the bar, (N,) bool."""
+    opening = state.joint_pos[:, 7:].sum(dim=1)
+    return _between_pads(state) & (opening > HELD_OPENING[0]) & (opening < HELD_OPENING[1])
+
+
+def _between_pads(state: SceneState) -> torch.Tensor:
+    """Whether the bar lies between the fingers' pads, (N,) bool."""
+    to_handle = _to_handle(state)
+    across = torch.hypot(to_handle[:, 0], to_handle[:, 2])  # the bar lies along the handle's y
+    return (across <= BETWEEN_PADS) & (to_handle.norm(dim=1) <= NEAR_TOOL)
+
+
+def _to_handle(state: SceneState) -> torch.Tensor:
+    """From the tool to the handle in the handle's frame (x out of the front, z up), (N, 3) m."""
+    to_handle = state.site_pos["handle"] - state.tcp_pos
+    return (to_handle.unsqueeze(1) @ state.site_rot["handle"])[:, 0]
+
+
 class OpenDrawer(Task):
     """31 observations, 8 actions: offsets of the arm's seven joints from the default pose, and the gripper's sign."""
 
@@ -169,20 +188,17 @@ class OpenDrawer(Task):
         self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Terms that reward fingers closed on the bar and a drawer that they pull, and make haste and blows dear."""
-        to_handle = state.site_pos["handle"] - state.tcp_pos
-        out, _, up = (to_handle.unsqueeze(1) @ state.site_rot["handle"])[:, 0].T  # in the handle's frame
-        between_pads = (torch.hypot(out, up) <= BETWEEN_PADS) & (to_handle.norm(dim=1) <= NEAR_TOOL)
-        opening = state.joint_pos[:, 7:].sum(dim=1)
-        held = between_pads & (opening > HELD_OPENING[0]) & (opening < HELD_OPENING[1])
-        drawer, share = state.task_joint_pos[:, 0].clamp(0, DRAWER_RANGE), torch.where(held, 1.0, 0.25)
+        depth = _to_handle(state)[:, 0]
+        grasped, opening = held(state), state.joint_pos[:, 7:].sum(dim=1)
+        drawer, share = state.task_joint_pos[:, 0].clamp(0, DRAWER_RANGE), torch.where(grasped, 1.0, 0.25)
         lead = (action - last_action)[:, :7] - state.joint_vel[:, :7] * self.step_dt
         return {
-            "grasp_handle": between_pads * (0.01 + 2 * GRIPPER_OPEN - opening),
-            "open_drawer_bonus": (share + held.float()) * drawer,
+            "grasp_handle": _between_pads(state) * (0.01 + 2 * GRIPPER_OPEN - opening),
+            "open_drawer_bonus": (share + grasped.float()) * drawer,
             "multi_stage_open_drawer": share * (0.5 * (drawer > 0.01) + 1.0 * (drawer > 0.2) + 1.0 * (drawer > 0.3)),
             "target_lead_l2": lead.square().sum(dim=1),
             "tool_speed": (state.tcp_vel.norm(dim=1) - TOOL_SPEED).clamp(min=0).square(),
-            "tool_depth": (out - TOOL_DEPTH).clamp(0, 0.1),
+            "tool_depth": (depth - TOOL_DEPTH).clamp(0, 0.1),
         }
 
     def joint_pos_target(self, action: torch.Tensor) -> torch.Tensor:
