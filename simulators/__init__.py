@@ -156,6 +156,10 @@ class CameraEnv(Protocol):
     def episode_info(self) -> list[dict[str, Any]]:
         """What was drawn for each env's present episode, N of them; JSON types."""
 
+    def intrinsics(self) -> np.ndarray:
+        """Pinhole K of each env's cameras in its present episode, (N, C, 3, 3) float64 px; (0, 0) is the outer corner
+        of the top-left pixel."""
+
     def get_state(self) -> np.ndarray:
         """The complete simulation state, (N, S) float64."""
 

@@ -31,7 +31,7 @@ from simulators.scene import (
 )
 from simulators.seeds import episode_rng
 from simulators.tasks import SceneState, Task, load_task
-from simulators.variation import draw
+from simulators.variation import FLOOR, Setting, draw
 from vpl.columns import STREAMS, Stream
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -57,9 +57,13 @@ class MujocoEnv(ABC):
         self._rng = torch.Generator(self.device)
         draws = [task.draw_friction(episode_rng(cfg.seed, i)) for i in range(cfg.num_envs)]
         self._frictions = torch.tensor(draws, dtype=torch.float64, device=self.device)
-        self.model = build_model(task.things(), cfg.cameras, cfg.light)
+        kinds, surfaces = cfg.variation.kinds, (*task.surfaces, *FLOOR)
+        self._setting = Setting(task.movable, surfaces, cfg.cameras)
+        self.model = build_model(
+            task.things(), cfg.cameras, cfg.light, "looks" in kinds, surfaces if "distractors" in kinds else ()
+        )
         self.scene = scene_hash(self.model)
-        self._fields = ModelFields(self.model, cfg.num_envs, cfg.variation.kinds)
+        self._fields = ModelFields(self.model, cfg.num_envs, kinds, cfg.cameras, cfg.light)
         self._info: list[Mapping[str, Any]] = [{} for _ in range(cfg.num_envs)]
         self._substeps = round(task.step_dt / PHYSICS_DT)
         task_state = [f"last_action[{self.num_actions}]", "episode_length", *task.frictions]
@@ -157,6 +161,10 @@ class MujocoEnv(ABC):
         """See `CameraEnv.episode_info`."""
         return [dict(info) for info in self._info]
 
+    def intrinsics(self) -> np.ndarray:
+        """See `CameraEnv.intrinsics`."""
+        return self._fields.intrinsics.copy()
+
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See `CameraEnv.step`. extras["log"] holds "success_rate" of the episodes that ended in this step."""
         target = self.task.joint_pos_target(actions)
@@ -182,6 +190,8 @@ class MujocoEnv(ABC):
 
     def _vary(self, info: Sequence[Mapping[str, Any]]) -> None:
         """Make each env's scene the one in which its variation, N of them, was drawn."""
+        if list(info) == self._info:
+            return
         self._info = list(info)
         for env, drawn in enumerate(info):
             self._fields.put(env, drawn)
@@ -197,10 +207,9 @@ class MujocoEnv(ABC):
         """Of an env whose joints start at `joint_pos` (9 + K,), touching nothing."""
 
         def fits(drawn: Mapping[str, Any]) -> bool:
-            self._fields.put(env, drawn)
-            return not self._fields.touches(env, self._model_qpos, joint_pos)
+            return not self._fields.touches(drawn, self._model_qpos, joint_pos)
 
-        return draw(self.cfg.variation, self.task.movable, seed, env, fits)
+        return draw(self.cfg.variation, self._setting, seed, env, fits)
 
     def _reset_envs(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         self._reset_physics(env_ids, joint_pos)

@@ -169,7 +169,7 @@ class MujocoWarpEnv(MujocoEnv):
             use_shadows=self._options.shadows,
             samples_per_pixel=math.isqrt(self._options.samples_per_pixel),
             enable_emission=False,
-            enable_per_light_ambient=False,  # the scene has none
+            enable_per_light_ambient="light" in self.cfg.variation.kinds,  # the scene itself has none
         )
         assert context.cam_id_map.numpy().tolist() == self._camera_ids.tolist(), "cameras are in another order"
         order = np.concatenate([i * camera.width * camera.height + _tiled(camera) for i in range(num_cameras)])

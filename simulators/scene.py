@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import mujoco
 import numpy as np
 
 from simulators.cameras import CameraCfg
+from simulators.looks import PATTERNS, PLAIN, pictures
 from simulators.panda_meshes import panda_meshes
-from simulators.things import Body
+from simulators.things import Body, Surface
+from simulators.variation import distractors
 
 PHYSICS_DT = 1 / 120
 """Deviation from Isaac Lab (1/60 s): at 1/60 s the policy learns to prise the fingers open against their limits."""
@@ -116,14 +119,25 @@ _BOXES = (  # collision: link, centre, half size
 )
 _ROOM, _VISUAL, _COLLISION, _HIDDEN = 1, 2, 3, 4  # groups of geoms and sites; the renderers draw 0 to 2
 _JOINT_KINDS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.mjJNT_HINGE}
-_GEOM_KINDS = {"box": mujoco.mjtGeom.mjGEOM_BOX, "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE}
+_GEOM_KINDS = {
+    kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in ("box", "capsule", "cylinder", "sphere")
+}
+    kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in ("box", "capsule", "cylinder", "sphere")
+}
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
-def build_model(things: Sequence[Body], cameras: Sequence[CameraCfg], light: float = 1.0) -> mujoco.MjModel:
+def build_model(
+    things: Sequence[Body],
+    cameras: Sequence[CameraCfg],
+    light: float = 1.0,
+    patterns: bool = False,
+    surfaces: Sequence[Surface] = (),
+) -> mujoco.MjModel:
     """Compile the scene with a task's `things` and `cameras` in it.
 
     Look the cameras up by their names: MuJoCo orders them by body. `light` multiplies every light's brightness.
+    `patterns`: have a material for each of `looks.pictures`. On `surfaces` there are distractors, hidden at first.
     """
     spec = mujoco.MjSpec()
     spec.compiler.degree = False
@@ -137,6 +151,9 @@ def build_model(things: Sequence[Body], cameras: Sequence[CameraCfg], light: flo
         _add_thing(spec.worldbody, thing)
     for camera in cameras:
         _add_camera(spec, camera)
+    if patterns:
+        _add_patterns(spec)
+    _add_distractors(spec, surfaces)
     return spec.compile()
 
 
@@ -298,9 +315,38 @@ def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
 
 def _add_camera(spec: mujoco.MjSpec, camera: CameraCfg) -> None:
     body = spec.body("hand") if camera.frame == "gripper" else spec.worldbody
+    pos, quat = camera_pose(camera)
+    body.add_camera(name=camera.name, pos=pos, quat=quat, fovy=camera.vertical_fov_deg)
+
+
+def camera_pose(camera: CameraCfg) -> tuple[np.ndarray, np.ndarray]:
+    """Where MuJoCo has it in the body that carries it: position (3,) m, quaternion w, x, y, z."""
     mount, quat = camera.mount, np.empty(4)
     mujoco.mju_mat2Quat(quat, (mount[:3, :3] @ np.diag([1.0, -1.0, -1.0])).ravel())  # OpenCV axes -> OpenGL's
-    body.add_camera(name=camera.name, pos=mount[:3, 3], quat=quat, fovy=camera.vertical_fov_deg)
+    return mount[:3, 3], quat
+
+
+def _add_patterns(spec: mujoco.MjSpec) -> None:
+    spec.add_material(name=PLAIN, specular=0.2, shininess=0.3)
+    for name, rgb in pictures().items():
+        pattern = PATTERNS[name.rpartition("_")[0]]
+        _add_textured(spec, name, rgb, specular=pattern.specular, texrepeat=[pattern.repeats_per_m] * 2)
+
+
+def _add_distractors(spec: mujoco.MjSpec, surfaces: Sequence[Surface]) -> None:
+    """Solid shapes that touch nothing, hidden below the floor until an episode puts them somewhere."""
+    for name, surface, shape, _ in distractors(tuple(surfaces)):
+        body = spec.worldbody if surface.body == "world" else spec.body(surface.body)
+        body.add_geom(
+            name=name,
+            type=_GEOM_KINDS[shape],
+            size=(0.1, 0.1, 0.1),
+            pos=(0, 0, -9),
+            group=_VISUAL,
+            contype=0,
+            conaffinity=0,
+            mass=0,
+        )
 
 
 def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) -> None:
@@ -351,13 +397,17 @@ def _add_room(spec: mujoco.MjSpec) -> None:
 
 
 def _add_wood(spec: mujoco.MjSpec) -> None:
-    rgb = _wood(256)
+    _add_textured(spec, "wood", _wood(256), specular=0.1)
+
+
+def _add_textured(spec: mujoco.MjSpec, name: str, rgb: np.ndarray, specular: float, **more: Any) -> None:
+    """A material with the picture `rgb` (H, W, 3) uint8, which repeats itself."""
     texture = spec.add_texture(
-        name="wood", type=mujoco.mjtTexture.mjTEXTURE_2D, width=rgb.shape[1], height=rgb.shape[0], nchannel=3
+        name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=rgb.shape[1], height=rgb.shape[0], nchannel=3
     )
     texture.data = rgb.tobytes()
-    material = spec.add_material(name="wood", texuniform=True, specular=0.1, shininess=0.1)
-    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = "wood"
+    material = spec.add_material(name=name, texuniform=True, specular=specular, shininess=0.1, **more)
+    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
 
 
 def _wood(size_px: int) -> np.ndarray:

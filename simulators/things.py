@@ -60,6 +60,17 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Surface:
+    """A horizontal rectangle on which things may stand that nothing touches."""
+
+    body: str
+    """In whose frame it is; "world": the env's."""
+    center: Vector
+    half_size: tuple[float, float]
+    """Along the body's x and y, m."""
+
+
+@dataclass(frozen=True)
 class Body:
     """A rigid body and what hangs on it."""
 

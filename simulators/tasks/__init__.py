@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from simulators import TASKS
-from simulators.things import Body
+from simulators.things import Body, Surface
 from vpl.columns import Column, SuccessRule
 
 
@@ -72,6 +72,8 @@ class Task(ABC):
     """Sites of `things` whose poses it reads."""
     movable: tuple[str, ...] = ()
     """Bodies of `things` that may stand elsewhere in each episode."""
+    surfaces: tuple[Surface, ...] = ()
+    """Of `things`, where other objects may stand without being in the way."""
     frictions: Mapping[str, str] = {}
     """Coefficients that are drawn for each env: name in `state_spec`, and the geom that has it."""
     isaac_joints: Mapping[str, tuple[str, str]] = {}

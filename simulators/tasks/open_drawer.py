@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from simulators.tasks import SceneState, Task
-from simulators.things import Body, Geom, Joint, Site, Vector
+from simulators.things import Body, Geom, Joint, Site, Surface, Vector
 from vpl.columns import Column, Role, SuccessRule
 
 DEFAULT_JOINT_POS = (0.0, -0.569, 0.0, -2.810, 0.0, 3.037, 0.741, 0.04, 0.04)  # isaaclab_assets/robots/franka.py:33-39
@@ -90,6 +90,7 @@ class OpenDrawer(Task):
     joints = ("drawer_top_joint",)
     sites = ("handle",)
     movable = ("cabinet",)
+    surfaces = (Surface("cabinet", (-0.02, 0.0, 0.4), (0.25, 0.36)),)
     isaac_joints = {"drawer_pos": ("cabinet", "drawer_top_joint")}
     frictions = {"handle_friction": "drawer_top_handle"}
     reward_weights = {
