@@ -122,8 +122,6 @@ _JOINT_KINDS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.m
 _GEOM_KINDS = {
     kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in ("box", "capsule", "cylinder", "sphere")
 }
-    kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in ("box", "capsule", "cylinder", "sphere")
-}
 _ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
