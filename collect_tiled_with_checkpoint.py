@@ -106,6 +106,7 @@ def simulator_cfg(job: Job) -> SimulatorCfg:
         cameras=job.cameras,
         seed=flags.seed,
         device=str(flags.device),
+        variation=flags.variation(),
         options=options(flags.simulator, vars(flags)),
     )
 
@@ -150,7 +151,7 @@ def collect(
             continue
         obs = env.reset(round_seed(saver.cfg.seed, round_index))
         policy.reset(everyone)
-        recording = saver.begin_round(round_index, env.episode_info())
+        recording = saver.begin_round(round_index, env.episode_info(), env.intrinsics())
         in_hand: tuple[Any, ...] | None = None
         for step in range(steps):
             if stop.number:

@@ -1,6 +1,7 @@
 """Drive a simulator from recorded episodes: film their states again, or run their actions and see how far they drift.
 
     python replay_episode.py vpl_tiled/NAME --width 640 --height 480             a new dataset of the same motion
+    python replay_episode.py vpl_tiled/NAME --randomize looks,light --copies 3    in three other rooms each
     python replay_episode.py vpl_tiled/NAME/episode_003 --mode actions        how far they drift from the states
     python replay_episode.py vpl_tiled/NAME/episode_003 --compare new.mp4     both pictures and their error
 
@@ -13,22 +14,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import imageio.v3 as iio
 import numpy as np
-import torch
 
+from checks.drift import compare, report_drift
 from flags import FlagError, as_flag_error, converted, exit_code, flag, parse, positional
 from flags.cameras import CameraFlags
-from flags.collect import check_seed_and_device
-from flags.recorded import arguments, camera_rows, dataset_name, versions
-from simulators import SIMULATORS, CameraEnv, Sample, SimulatorCfg, SimulatorError, load, options, resolve
+from flags.collect import check_at_least_1, check_seed_and_device
+from flags.recorded import arguments, camera_rows, dataset_name, jsonable, versions
+from flags.variation import kinds_of
+from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cameras import CameraCfg
-from vpl.compare import fit, side_by_side
+from simulators.seeds import copy_seed
+from simulators.variation import KINDS, VariationCfg
 from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_damaged
 from vpl.files import StopSignal, at_free_name, run
 from vpl.motion import Recorded, batch, rounds, variations
@@ -39,6 +41,8 @@ from vpl_saver import VPLSaver
 CAMERA_FLAGS = [field.name for field in fields(CameraFlags)]
 FROM_STATE = ("success", "extrinsics")
 """Columns that are not taken from the recording: the first is not in one of version 1."""
+DRAWN_ANEW = ("looks", "light", "camera", "distractors")
+"""Kinds of variation that do not change the motion."""
 KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")
 """What a filmed dataset's metadata.json takes over: where the motion comes from."""
 
@@ -52,6 +56,8 @@ class ReplayFlags(CameraFlags):
     compare: Path | None = flag(None, "write this video of one episode, no dataset", metavar="MP4")
     data_root: Path = flag(Path("vpl_tiled"), "folder that gets the new dataset", metavar="FOLDER")
     light: float = flag(1.0, "brightness, a multiple of the scene's own")
+    randomize: str = flag("none", f"what is drawn anew: some of {','.join(DRAWN_ANEW)}", metavar="KINDS")
+    copies: int = flag(1, "how often each episode is filmed, each time with other draws")
     simulator: str | None = flag(None, "what simulates", choices=tuple(SIMULATORS), default_says="the recorded one")
     device: str | None = flag(None, "torch device", default_says="cpu with mujoco, else cuda:0")
 
@@ -71,6 +77,8 @@ class Job:
     all_whole: bool
     single: bool
     """Whether one episode alone was asked for."""
+    kinds: tuple[str, ...]
+    """What varies, as it was recorded or drawn anew."""
 
     @property
     def num_envs(self) -> int:
@@ -92,9 +100,11 @@ def replay(job: Job) -> int:
     with load(job.simulator, simulator_cfg(job)) as env:
         check_states(env, job)
         if job.flags.compare:
-            compare(env, job, job.flags.compare)
+            ((number, (episode,)),) = rounds(job.folders, job.single)
+            info = scenes(env, job, number, [episode], copy=0) if job.flags.mode == "states" else None
+            compare(env, job.folders[0], episode, info, job.flags.compare)
         elif job.flags.mode == "actions":
-            report_drift(env, job)
+            report_drift(env, rounds(job.folders, job.single))
         elif code := film(env, job):
             return code
     return int(not job.all_whole)
@@ -112,6 +122,7 @@ def simulator_cfg(job: Job) -> SimulatorCfg:
         seed=job.recorded["seed"],
         device=str(flags.device),
         light=flags.light,
+        variation=VariationCfg(job.kinds),
         options=options(job.simulator, {**drawn, "env_spacing": job.recorded["env_spacing"]}),
     )
 
@@ -160,29 +171,58 @@ def meaning(episode: Episode) -> dict[str, str]:
 def film(env: CameraEnv, job: Job) -> int:
     """Write a dataset with the recorded motion and new pictures; returns the exit code."""
     stop = StopSignal("ended episodes are being published")
+    start = time.monotonic()
     with open_saver(env, job) as saver:
         stop.hurry = saver.give_up
         print(f"dataset     {saver.cfg.root}", flush=True)
         for round_index, episodes in rounds(job.folders, job.single):
-            recording = np.zeros(env.num_envs, bool)
-            recording[[episode.env for episode in episodes]] = True
-            saver.begin_round(round_index, variations(episodes, env.num_envs))
-            for step in range(max(map(len, episodes))):
-                if stop.number:
+            for copy in range(job.flags.copies):
+                info = scenes(env, job, round_index, episodes, copy)
+                if not film_round(env, saver, round_index * job.flags.copies + copy, episodes, info, stop):
                     return 128 + stop.number
-                rows = batch(episodes, step, env.num_envs)
-                env.set_state(rows["sim_state"])
-                sample = env.capture(saver.cfg.streams if saver.wants_images(step) else ())
-                anew = {name: sample[name] for name in FROM_STATE if name in saver.cfg.columns}
-                columns = {name: anew[name] if name in anew else rows[name] for name in saver.cfg.columns}
-                saver.store(columns, sample.images, recording)
-                ended = [episode for episode in episodes if len(episode) == step + 1]
-                if ended:
-                    recording = end(saver, ended, recording)
+    frames = len(saver.cfg.camera_names) * sum(row["num_frames"] for row in saver.episodes)
+    seconds = time.monotonic() - start
     print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(saver.cfg.camera_names)}")
+    print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s")
     for row in saver.dropped:
         print(said_of(row), file=sys.stderr)
     return 1 if saver.dropped else 0
+
+
+def scenes(env: CameraEnv, job: Job, round_index: int, episodes: list[Recorded], copy: int) -> list[dict[str, Any]]:
+    """What each env's episode looks like in this copy: as it was recorded, but for what is drawn anew."""
+    recorded = [{k: v for k, v in drawn.items() if k in job.kinds} for drawn in variations(episodes, env.num_envs)]
+    anew = kinds_of(job.flags.randomize)
+    drawn = env.draw_variation(copy_seed(job.recorded["seed"], round_index, copy)) if anew else recorded
+    return [old | {kind: new[kind] for kind in anew} for old, new in zip(recorded, drawn, strict=True)]
+
+
+def film_round(
+    env: CameraEnv,
+    saver: VPLSaver,
+    round_index: int,
+    episodes: list[Recorded],
+    info: list[dict[str, Any]],
+    stop: StopSignal,
+) -> bool:
+    """Film recorded episodes in the scenes of `info` as round `round_index`; False: it was stopped."""
+    recording = np.zeros(env.num_envs, bool)
+    recording[[episode.env for episode in episodes]] = True
+    env.set_state(batch(episodes, 0, env.num_envs)["sim_state"], info)
+    saver.begin_round(round_index, info, env.intrinsics())
+    for step in range(max(map(len, episodes))):
+        if stop.number:
+            return False
+        rows = batch(episodes, step, env.num_envs)
+        env.set_state(rows["sim_state"])
+        sample = env.capture(saver.cfg.streams if saver.wants_images(step) else ())
+        anew = {name: sample[name] for name in FROM_STATE if name in saver.cfg.columns}
+        columns = {name: anew[name] if name in anew else rows[name] for name in saver.cfg.columns}
+        saver.store(columns, sample.images, recording)
+        ended = [episode for episode in episodes if len(episode) == step + 1]
+        if ended:
+            recording = end(saver, ended, recording)
+    return True
 
 
 def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.ndarray:
@@ -192,70 +232,6 @@ def end(saver: VPLSaver, episodes: list[Recorded], recording: np.ndarray) -> np.
     terminated[[episode.env for episode in episodes if episode.attrs["terminated"]]] = True
     saver.end_episodes(ended, terminated, ended & ~terminated)
     return recording & ~ended  # a new array: the saver keeps the old one
-
-
-def report_drift(env: CameraEnv, job: Job) -> None:
-    """Simulate from each episode's first state with its actions; print how far its states are from the simulation's."""
-    print(f"{'episode':<14}{'steps':>6}{'exact':>7}{'joints':>12}{'measured':>12}{'first at':>10}")
-    exact = count = 0
-    for _, episodes in rounds(job.folders, job.single):
-        drifts = {episode.name: np.zeros((len(episode), 3)) for episode in episodes}
-        for step, sample in simulate(env, episodes):
-            for episode in episodes:
-                if step < len(episode):
-                    drifts[episode.name][step] = drift(episode, step, sample)
-        for episode in episodes:
-            differs, joints, measured = drifts[episode.name].T
-            metric = str(episode.attrs.get("success_metric", ""))
-            unit = env.columns[metric].unit if metric in env.columns else ""
-            first, word = (str(int(np.argmax(differs))), "no") if differs.any() else ("-", "yes")
-            print(f"{episode.name:<14}{len(episode):>6}{word:>7}{joints.max():>8.1e} rad", end="")
-            print(f"{measured.max():>10.1e} {unit:<1}{first:>10}")
-            exact, count = exact + (not differs.any()), count + 1
-    print(f"\n{exact} of {count} episodes came out exactly as they were recorded")
-
-
-def simulate(env: CameraEnv, episodes: list[Recorded], streams: tuple[str, ...] = ()) -> Iterator[tuple[int, Sample]]:
-    """Each step and its sample, of a simulation that starts from the first states and takes the recorded actions."""
-    env.reset(0)
-    env.set_state(batch(episodes, 0, env.num_envs)["sim_state"])
-    for step in range(max(map(len, episodes))):
-        yield step, env.capture(streams)
-        env.step(torch.as_tensor(batch(episodes, step, env.num_envs)["action"], device=env.device))
-
-
-def drift(episode: Recorded, step: int, sample: Sample) -> tuple[float, float, float]:
-    """Whether the whole state differs (0 or 1), by how much the joints (rad), what success is measured by."""
-    rows, env = episode.rows, episode.env
-    joints = float(np.abs(sample["joint_pos"][env] - rows["joint_pos"][step]).max())
-    measured, metric = 0.0, episode.attrs.get("success_metric")
-    if metric and metric in sample.columns:
-        measured = float(abs(sample[metric][env] - rows[metric][step]))
-    return float((sample["sim_state"][env] != rows["sim_state"][step]).any()), joints, measured
-
-
-def compare(env: CameraEnv, job: Job, output: Path) -> None:
-    """Write a video: what was recorded, what is filmed now, and below them how far pictures or joints differ."""
-    ((_, (episode,)),) = rounds(job.folders, job.single)
-    interval = episode.attrs["video_interval"]
-    with load_episode(job.folders[0]) as file:
-        recorded = file["color"][:]
-    filmed, errors = [], []
-    if job.flags.mode == "actions":
-        for step, sample in simulate(env, [episode], ("color",)):
-            if step % interval == 0:
-                filmed.append(sample["color"][0])
-                errors.append(drift(episode, step, sample)[1])
-    else:
-        for row, before in enumerate(recorded):
-            env.set_state(episode.rows["sim_state"][row * interval][None])
-            filmed.append(env.capture(["color"])["color"][0])
-            pairs = zip(filmed[-1], before, strict=False)
-            errors.append(float(np.mean([np.abs(fit(b, a).astype(float) - a).mean() for a, b in pairs])))
-    unit = "rad" if job.flags.mode == "actions" else "levels of 255"
-    frames = [side_by_side(recorded[row], filmed[row], np.array(errors), row) for row in range(len(recorded))]
-    iio.imwrite(output, np.stack(frames), plugin="pyav", codec="libx264", fps=float(episode.attrs["fps"]))
-    print(f"{output}: recorded left, {job.flags.mode} replayed right; largest error {max(errors):.2g} {unit}")
 
 
 def open_saver(env: CameraEnv, job: Job) -> VPLSaver:
@@ -294,7 +270,7 @@ def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
         fps=recorded["fps"],
         only_success=recorded["only_success"],
         compress=recorded["compress"] == "gzip",
-        episode_attrs=dict(map(own_attrs, job.folders)),
+        episode_attrs=dict(own_attrs(folder, job, copy) for folder in job.folders for copy in range(flags.copies)),
         metadata={
             **kept,
             "arguments": recorded,
@@ -305,11 +281,13 @@ def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
     )
 
 
-def own_attrs(folder: Path) -> tuple[int, dict[str, Any]]:
-    """An episode's index, and those of its attributes that need not be its dataset's."""
+def own_attrs(folder: Path, job: Job, copy: int) -> tuple[int, dict[str, Any]]:
+    """The index that a copy of an episode gets, and those of its attributes that need not be its dataset's."""
     with load_episode(folder) as episode:
         attrs = episode.attrs
-    return attrs["episode_index"], {key: value for key, value in attrs.items() if key in ("seed", "source", "run")}
+    number, env = (attrs["episode_index"], 0) if job.single else (attrs["round"], attrs["env_index"])
+    index = (number * job.flags.copies + copy) * job.num_envs + env
+    return index, {key: value for key, value in attrs.items() if key in ("seed", "source", "run")}
 
 
 def prepare(argv: list[str] | None) -> Job:
@@ -340,7 +318,32 @@ def prepare(argv: list[str] | None) -> Job:
     flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
     check_seed_and_device(metadata["arguments"]["seed"], simulator, str(flags.device))
     flags.check(simulator)
-    return Job(flags, simulator, flags.cameras(), metadata, whole, len(whole) == len(folders), single)
+    check_at_least_1(flags, "copies")
+    kinds = kinds_to_film(flags, metadata, whole)
+    return Job(flags, simulator, flags.cameras(), metadata, whole, len(whole) == len(folders), single, kinds)
+
+
+def kinds_to_film(flags: ReplayFlags, metadata: dict[str, Any], folders: list[Path]) -> tuple[str, ...]:
+    """What varies: what was recorded and what is drawn anew; recorded places of cameras only where none is given.
+
+    Raises:
+        FlagError: a kind that decides about the motion is to be drawn anew.
+    """
+    anew = kinds_of(flags.randomize)
+    if wrong := [kind for kind in anew if kind not in DRAWN_ANEW]:
+        raise FlagError(f"--randomize {flags.randomize}: {wrong[0]} is part of the motion; give {','.join(DRAWN_ANEW)}")
+    if flags.copies > 1 and not anew:
+        raise FlagError(f"--copies {flags.copies} of the same picture; give --randomize {','.join(DRAWN_ANEW)}")
+    recorded = {kind for folder in folders for kind in variation_of(folder)}
+    if jsonable(camera_rows(flags.cameras())) != metadata.get("cameras"):
+        recorded.discard("camera")
+    return tuple(kind for kind in KINDS if kind in recorded or kind in anew)
+
+
+def variation_of(folder: Path) -> dict[str, Any]:
+    """What was drawn for an episode."""
+    with load_episode(folder) as episode:
+        return json.loads(episode.attrs.get("variation", "{}"))
 
 
 def find_episodes(path: Path) -> tuple[list[Path], dict[str, Any]]:

@@ -24,6 +24,7 @@ from rsl_rl.runners import OnPolicyRunner
 
 from flags import FlagError, as_flag_error, exit_code, flag, parse
 from flags.collect import check_at_least_1, check_seed_and_device
+from flags.variation import DATA_POSE_RANGE, PoseFlags, PoseRange
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cache import writable_cache
 from simulators.tasks import load_task
@@ -62,8 +63,10 @@ AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg
     },
 }
 
-
-PoseRange = tuple[float, float, float, float]
+TRAINING_POSE_RANGE: PoseRange = tuple(1.8 * side for side in DATA_POSE_RANGE)  # type: ignore[assignment]
+"""Wider than a dataset's, so that nothing in a dataset is at the edge of what was learned."""
+LEARNED = 0.75
+"""Share of an iteration's episodes that must succeed before the task's rewards are all as gentle as they say."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +86,20 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags:
+class TrainFlags(PoseFlags):
     """What the trainer can be told."""
 
     task: str = flag("Isaac-Open-Drawer-Franka-v0", "what to learn: a registered task, or your own as module:Class")
     simulator: str = flag(EMBEDDED[0], "where to learn it", choices=EMBEDDED)
     rewards: str | None = flag(None, "which of the task's sets of rewards", metavar="SET", default_says="its first")
-    randomize: str = flag("pose", "what varies from env to env", choices=("none", "pose"))
+    num_envs: int = flag(1024, "envs simulated side by side")
     pose_range: PoseRange = flag(
-        (0.08, 0.16, 0.04, 0.16),
-        "how far the task's things move to either side along x, y and z (m) and turn (rad)",
+        TRAINING_POSE_RANGE,
+        "how far the task's things are moved to either side along x, y, z, and turned about z",
+        unit="m, rad",
         metavar=("DX", "DY", "DZ", "DYAW"),
     )
-    num_envs: int = flag(1024, "envs simulated side by side")
-    max_iterations: int = flag(200, "PPO iterations of num_envs x 48 steps")
+    max_iterations: int = flag(250, "PPO iterations of num_envs x 48 steps")
     save_interval: int = flag(50, "iterations between two checkpoints")
     seed: int = flag(42, "fixes the run (mujoco_warp: its draws)")
     device: str | None = flag(None, "torch device of networks and task", default_says="the simulator's")
@@ -121,6 +124,7 @@ def check(flags: TrainFlags) -> TrainFlags:
         device = flags.device or SIMULATORS[resolve(flags.simulator)].device
         load_task(flags.task, flags.rewards)
     check_seed_and_device(flags.seed, flags.simulator, device)
+    flags.check_pose_range()
     log_dir = flags.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if log_dir.exists():
         raise FlagError(f"--log_dir {log_dir} exists already; give a new folder")
@@ -138,7 +142,7 @@ def train(flags: TrainFlags) -> int:
         seed=flags.seed,
         device=flags.device,
         rewards=flags.rewards,
-        variation=VariationCfg(() if flags.randomize == "none" else (flags.randomize,), flags.pose_range),
+        variation=VariationCfg(("pose",), flags.pose_range),
         options=options(flags.simulator, {"deterministic": False}),
     )
     agent_cfg = {**AGENT_CFG, "seed": flags.seed}
@@ -184,6 +188,7 @@ def learn(runner: OnPolicyRunner, env: CameraEnv, max_iterations: int) -> Iterat
     start = time.monotonic()
     obs = env.get_observations()
     runner.alg.train_mode()
+    env.task.is_learned = False
     num_steps = runner.cfg["num_steps_per_env"]
     for iteration in range(max_iterations):
         rewards, episodes, successes = 0.0, 0, 0.0
@@ -197,6 +202,7 @@ def learn(runner: OnPolicyRunner, env: CameraEnv, max_iterations: int) -> Iterat
                     successes += extras["log"]["success_rate"] * int(dones.sum())
             runner.alg.compute_returns(obs)
         runner.alg.update()
+        env.task.is_learned |= episodes > 0 and successes >= LEARNED * episodes
         yield Progress(
             iteration=iteration,
             env_steps=(iteration + 1) * num_steps * env.num_envs,

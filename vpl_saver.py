@@ -19,7 +19,7 @@ Dataset format, version 2
 T rows, C cameras. Row t holds the image and state that the policy saw, the action that it answered, and that action's
 reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w. `color` (T, C, H, W, 3) is chunked by
 frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it. `intrinsics` (C, 3, 3) are one
-for each camera.
+for each camera of this episode.
 
 The other datasets are columns, (T, ...) each. Attribute `columns` of the file names them in order, and each has
 attributes that declare it: role (state: what the robot itself feels; action; privileged: what only a simulator knows;
@@ -92,6 +92,7 @@ class VPLSaver:
         self._metadata_due = 0.0
         self._gave_up = False
         self._variation: list[Mapping[str, Any]] = []
+        self._intrinsics = cfg.intrinsics[None]
         cfg.root.mkdir(parents=True, exist_ok=resume)
         with ExitStack() as undo:
             if not resume:
@@ -138,10 +139,18 @@ class VPLSaver:
         """Seconds that the stepping thread waited for the writers."""
         return self._pool.wait_s
 
-    def begin_round(self, round_index: int, variation: Sequence[Mapping[str, Any]] = ()) -> np.ndarray:
+    def begin_round(
+        self,
+        round_index: int,
+        variation: Sequence[Mapping[str, Any]] = (),
+        intrinsics: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Every env starts an episode, number round * num_envs + env; returns which are not on disk yet, (N,) bool.
 
-        `variation` is `CameraEnv.episode_info` of the round's episodes, N of them; (): nothing was drawn.
+        Args:
+            round_index: the round's number.
+            variation: `CameraEnv.episode_info` of the round's episodes, N of them; (): nothing was drawn.
+            intrinsics: pinhole K of each episode's cameras, (N, C, 3, 3) px; None: those of `cfg`.
 
         Raises:
             RuntimeError: episodes of the last round are open, or this round was begun before.
@@ -150,6 +159,9 @@ class VPLSaver:
         on_disk = np.array([env in done for env in range(self.cfg.num_envs)])
         self._round.begin(round_index, on_disk)
         self._variation = list(variation) or [{}] * self.cfg.num_envs
+        self._intrinsics = (
+            np.tile(self.cfg.intrinsics, (self.cfg.num_envs, 1, 1, 1)) if intrinsics is None else intrinsics
+        )
         return ~on_disk
 
     def wants_images(self, step: int) -> bool:
@@ -187,6 +199,7 @@ class VPLSaver:
                 {name: array[part] for name, array in rows.items()},
                 recording[part],
                 self._variation[part],
+                self._intrinsics[part],
             )
             for part in self._parts()
         ]

@@ -19,15 +19,15 @@ class CameraFlags:
 
     enable_wrist_camera: bool = flag(False, "film from the hand too")
     wrist_cam_offset: Triple = flag(
-        (-0.05, 0.0, 0.08),
+        (0.08, 0.19, -0.05),
         "the wrist camera's eye in the gripper frame (x along the fingers, y side, z up)",
         unit="m",
         metavar=XYZ,
     )
     wrist_cam_look_offset: Triple = flag(
-        (0.25, 0.0, 0.0), "the point that it looks at in the gripper frame", unit="m", metavar=XYZ
+        (0.0, -0.02, 0.08), "the point that it looks at in the gripper frame", unit="m", metavar=XYZ
     )
-    wrist_cam_fov: float = flag(40.0, "its vertical field of view", unit="degrees")
+    wrist_cam_fov: float = flag(90.0, "its vertical field of view", unit="degrees")
     overview_cam_eye: Triple = flag(
         (-0.92, 1.22, 1.28),
         "the overview camera's eye in the env frame (x away from the robot, z up)",

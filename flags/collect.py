@@ -17,6 +17,7 @@ import torch
 from flags import FlagError, as_flag_error, flag, parse
 from flags.cameras import CameraFlags
 from flags.recorded import as_flags, camera_rows, check_agreement, jsonable, read_resumable
+from flags.variation import VariationFlags, check_variation, default_kinds
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
 from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import SIMULATORS, resolve
@@ -33,7 +34,7 @@ SYSTEM_VARIABLES = {"ENABLE_CAMERAS": ("0", "1"), "HEADLESS": ("0", "1"), "LIVES
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectFlags(CameraFlags):
+class CollectFlags(CameraFlags, VariationFlags):
     """What the collector can be told."""
 
     task: str = flag("Isaac-Open-Drawer-Franka-v0", "a registered task, or your own as module:Class")
@@ -113,7 +114,12 @@ def prepare(flags: CollectFlags) -> Job:
     reason = " (auto)" if flags.simulator == "auto" else ""
     with as_flag_error(ValueError):
         simulator = resolve(flags.simulator)
-        flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
+        flags = replace(
+            flags,
+            simulator=simulator,
+            device=flags.device or SIMULATORS[simulator].device,
+            randomize=flags.randomize or default_kinds(simulator),
+        )
         _check_values(flags)
         task = None if simulator == "isaac" else load_task(flags.task)  # Isaac Lab's say what they need when there
     _check_place(flags)
@@ -154,6 +160,8 @@ def _check_values(flags: CollectFlags) -> None:
     check_at_least_1(flags, "num_envs", "num_episodes", "steps", "video_interval", "writer_workers", "rerenders")
     assert flags.device is not None
     flags.check(flags.simulator)
+    flags.check_pose_range()
+    check_variation(str(flags.randomize), flags.simulator)
     if not (math.isfinite(flags.env_spacing) and flags.env_spacing > 0):
         raise FlagError(f"--env_spacing must be above 0, got {flags.env_spacing}")
     if flags.fps is not None and not 0.1 <= flags.fps <= 1000:

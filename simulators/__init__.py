@@ -42,6 +42,8 @@ class TaskSpec(Protocol):
     max_episode_length: int
     """Control steps until the time-out."""
     language_instruction: str
+    is_learned: bool
+    """False in training, until most episodes succeed."""
     success_rule: SuccessRule | None
 
 
@@ -155,6 +157,9 @@ class CameraEnv(Protocol):
 
     def episode_info(self) -> list[dict[str, Any]]:
         """What was drawn for each env's present episode, N of them; JSON types."""
+
+    def draw_variation(self, seed: int) -> list[dict[str, Any]]:
+        """What `reset` with this seed would draw for each env, as `episode_info` returns it; nothing is changed."""
 
     def intrinsics(self) -> np.ndarray:
         """Pinhole K of each env's cameras in its present episode, (N, C, 3, 3) float64 px; (0, 0) is the outer corner

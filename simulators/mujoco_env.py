@@ -136,11 +136,8 @@ class MujocoEnv(ABC):
 
     def reset(self, seed: int) -> TensorDict:
         """See `CameraEnv.reset`; what varies stays in the automatic resets of `step`."""
-        numbers = len(JOINT_NAMES) + len(self.task.joints)
-        uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
-        start = self._start(torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
-        positions = start.cpu().numpy()
-        self._vary([self._draw_variation(seed, env, positions[env]) for env in range(self.num_envs)])
+        start = self._draw_start(seed)
+        self._vary(self._draw_variation(seed, start))
         self._rng.manual_seed(seed % 2**63)
         self._reset_envs(torch.arange(self.num_envs, device=self.device), start)
         return self.get_observations()
@@ -160,6 +157,10 @@ class MujocoEnv(ABC):
     def episode_info(self) -> list[dict[str, Any]]:
         """See `CameraEnv.episode_info`."""
         return [dict(info) for info in self._info]
+
+    def draw_variation(self, seed: int) -> list[dict[str, Any]]:
+        """See `CameraEnv.draw_variation`."""
+        return self._draw_variation(seed, self._draw_start(seed))
 
     def intrinsics(self) -> np.ndarray:
         """See `CameraEnv.intrinsics`."""
@@ -203,13 +204,21 @@ class MujocoEnv(ABC):
         joint_pos[:, : len(JOINT_NAMES)] = joint_pos[:, : len(JOINT_NAMES)].clamp(*self._joint_range.T)
         return joint_pos
 
-    def _draw_variation(self, seed: int, env: int, joint_pos: np.ndarray) -> dict[str, Any]:
-        """Of an env whose joints start at `joint_pos` (9 + K,), touching nothing."""
+    def _draw_start(self, seed: int) -> torch.Tensor:
+        """Where joints start in a round of seed `seed`, (N, 9 + K) rad and m."""
+        numbers = len(JOINT_NAMES) + len(self.task.joints)
+        uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
+        return self._start(torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
 
-        def fits(drawn: Mapping[str, Any]) -> bool:
-            return not self._fields.touches(drawn, self._model_qpos, joint_pos)
+    def _draw_variation(self, seed: int, start: torch.Tensor) -> list[dict[str, Any]]:
+        """Of each env, such that the robot, whose joints start at `start`, touches nothing."""
 
-        return draw(self.cfg.variation, self._setting, seed, env, fits)
+        def touches_nothing(joint_pos: np.ndarray) -> Callable[[dict[str, Any]], bool]:
+            return lambda drawn: not self._fields.touches(drawn, self._model_qpos, joint_pos)
+
+        cfg, setting = self.cfg.variation, self._setting
+        positions = start.cpu().numpy()
+        return [draw(cfg, setting, seed, env, touches_nothing(positions[env])) for env in range(self.num_envs)]
 
     def _reset_envs(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         self._reset_physics(env_ids, joint_pos)

@@ -123,7 +123,7 @@ def _draw_camera(rng: np.random.Generator, camera: CameraCfg) -> dict[str, Any]:
     return {
         "eye": (camera.eye + EYE_M * rng.uniform(-1, 1, 3)).tolist(),
         "target": (camera.target + TARGET_M * rng.uniform(-1, 1, 3)).tolist(),
-        "fov_deg": camera.vertical_fov_deg + FOV_DEG * rng.uniform(-1, 1),
+        "vertical_fov_deg": camera.vertical_fov_deg + FOV_DEG * rng.uniform(-1, 1),
     }
 
 

@@ -137,14 +137,14 @@ class EpisodeFile:
         reformatter: VideoReformatter,
         round_index: int,
         env_index: int,
-        variation: Mapping[str, Any] | None = None,
+        variation: Mapping[str, Any],
+        intrinsics: np.ndarray,
     ) -> None:
         """Begin an episode in the run's folder `attempt`; episodes of one thread may share a `reformatter`.
 
-        `variation` is `CameraEnv.episode_info` of this env.
+        `variation` and `intrinsics`, (C, 3, 3) px, are this env's of `CameraEnv.episode_info` and `intrinsics`.
         """
-        self.cfg = cfg
-        self.variation = dict(variation or {})
+        self.cfg, self.variation = cfg, dict(variation)
         self.index = round_index * cfg.num_envs + env_index
         self.name = f"episode_{self.index:03d}"
         self.folder = attempt / self.name
@@ -165,7 +165,7 @@ class EpisodeFile:
             "color", (0, *image), "u1", maxshape=(None, *image), chunks=(1, 1, *image[1:]), **filters
         )
         write_declaration(self._color, COLOR)
-        self.h5["intrinsics"] = cfg.intrinsics
+        self.h5["intrinsics"] = intrinsics
         write_declaration(self.h5["intrinsics"], INTRINSICS)
         self._tables = [_Table(self.h5, cfg, cfg.video_interval)]
         if cfg.video_interval > 1:

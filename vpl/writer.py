@@ -32,6 +32,8 @@ class Step:
     recording: np.ndarray
     variation: list[Mapping[str, Any]]
     """Of each of the writer's envs' episodes."""
+    intrinsics: np.ndarray
+    """(n, C, 3, 3), of the same."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class EpisodeWriter:
                 continue
             if env not in self._open:
                 self._open[env] = EpisodeFile(
-                    self._cfg, self._attempt, self._reformatter, item.round, env, item.variation[i]
+                    self._cfg, self._attempt, self._reformatter, item.round, env, item.variation[i], item.intrinsics[i]
                 )
             color = None if frames is None else frames[i]
             self._open[env].append(item.index, color, {name: array[i] for name, array in item.columns.items()})

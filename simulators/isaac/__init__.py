@@ -214,6 +214,14 @@ class IsaacEnv:
         """See `CameraEnv.episode_info`: what Isaac Lab's events draw is in the state."""
         return [{} for _ in range(self.num_envs)]
 
+    def draw_variation(self, seed: int) -> list[dict[str, Any]]:
+        """See `CameraEnv.draw_variation`."""
+        return self.episode_info()
+
+    def intrinsics(self) -> np.ndarray:
+        """See `CameraEnv.intrinsics`."""
+        return np.tile([camera.intrinsics for camera in self.cameras], (self.num_envs, 1, 1, 1))
+
     @torch.inference_mode()
     def capture(self, streams: Collection[str] = ()) -> Sample:
         """See `CameraEnv.capture`."""

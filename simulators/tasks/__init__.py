@@ -81,6 +81,12 @@ class Task(ABC):
     reward_weights: Mapping[str, Mapping[str, float]]
     """Of the terms of `reward_terms`, by the name of the set of rewards; each is multiplied by `step_dt`."""
 
+    early_weights: Mapping[str, Mapping[str, float]] = {}
+    """By set, the weights that are others in training until most episodes succeed: what makes a motion gentle keeps a
+    beginner from finding it."""
+    is_learned = True
+    """Whether a trained policy acts; the trainer says when not."""
+
     def __init__(self, name: str = "", rewards: str | None = None) -> None:
         """Be the task `name` with the set `rewards` of `reward_weights`, None: the first.
 
@@ -153,7 +159,9 @@ class Task(ABC):
     def reward(self, state: SceneState, action: torch.Tensor, last_action: torch.Tensor) -> torch.Tensor:
         """The weighted sum of the terms, (N,)."""
         terms = self.reward_terms(state, action, last_action)
-        weights = self.reward_weights[self.rewards]
+        weights = dict(self.reward_weights[self.rewards])
+        if not self.is_learned:
+            weights |= self.early_weights.get(self.rewards, {})
         return self.step_dt * torch.stack([weights[name] * term for name, term in terms.items()]).sum(dim=0)
 
 

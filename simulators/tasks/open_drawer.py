@@ -102,10 +102,10 @@ class OpenDrawer(Task):
             "grasp_handle": 50.0,
             "open_drawer_bonus": 7.5,
             "multi_stage_open_drawer": 1.0,
-            "action_rate_l2": -0.3,
+            "action_rate_l2": -0.4,
             "target_lead_l2": -0.1,
             "joint_vel_l2": -1e-3,
-            "tool_speed": -5.0,
+            "tool_speed": -100.0,
             "tool_depth": -30.0,
         },
         "isaac": {  # cfg:202-242
@@ -120,6 +120,8 @@ class OpenDrawer(Task):
             "joint_vel_l2": -1e-4,
         },
     }
+
+    early_weights = {"grasp": {"action_rate_l2": -0.3, "tool_speed": -5.0}}
 
     def things(self) -> list[Body]:
         """The cabinet."""

@@ -80,7 +80,9 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     for name, column in schema.items():
         if terms and column.observed_as and column.observed_as not in terms:
             found.append((None, f"{name} is declared as the term '{column.observed_as}', which proprio lacks"))
-    about = About(attrs, names, terms, cameras, schema)
+    variation = attrs.get("variation", "{}")
+    drawn = json.loads(variation) if _is_json_object(variation) else {}
+    about = About(attrs, names, terms, cameras, schema, drawn)
     full_rate, wrong = read_full_rate(h5, about, rows, sizes)
     return Contents(about, columns.get("color"), rows, full_rate), found + wrong
 

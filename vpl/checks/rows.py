@@ -58,6 +58,16 @@ class About:
     """The list `cameras` of metadata.json."""
     columns: Mapping[str, Column]
     """What the file declares."""
+    variation: Mapping[str, Any]
+    """What was drawn for the episode."""
+
+    def moved(self, camera: Any) -> Any:
+        """A camera of metadata.json as it was drawn for this episode."""
+        drawn = self.variation.get("camera")
+        if not (isinstance(drawn, dict) and isinstance(camera, dict)):
+            return camera
+        own = drawn.get(camera.get("name"))
+        return {**camera, **own} if isinstance(own, dict) else camera
 
 
 def check_rows(rows: Rows, about: About) -> Found:
@@ -67,7 +77,7 @@ def check_rows(rows: Rows, about: About) -> Found:
     yield from _rotations(finite)
     yield from _motion(finite)
     yield from _tool(about, finite)
-    yield from _cameras(finite, about.cameras)
+    yield from _cameras(finite, about)
     yield from _state(about, finite)
     if about.attrs.get("task", "").startswith(JOINT_OFFSET_TASK):
         yield from _targets(finite)
@@ -152,14 +162,15 @@ def _tool(about: About, rows: Rows) -> Found:
         yield worst, f"ee_rotation is {np.degrees(turn[worst]):.0f} degrees off the tool of joint_pos (its order?)"
 
 
-def _cameras(rows: Rows, listed: list[Any]) -> Found:
-    """A camera stands in the env or on the hand, where metadata.json says."""
+def _cameras(rows: Rows, about: About) -> Found:
+    """A camera stands in the env or on the hand, where metadata.json says, or what was drawn for the episode."""
+    listed = about.cameras
     if "extrinsics" not in rows:
         return
     for camera in range(rows["extrinsics"].shape[1]):
         pose, what = rows["extrinsics"][:, camera], f"extrinsics of camera_{camera}"
         try:
-            listed_camera = _read_camera(listed[camera]) if camera < len(listed) else None
+            listed_camera = _read_camera(about.moved(listed[camera])) if camera < len(listed) else None
         except (TypeError, ValueError) as error:
             yield None, f"camera_{camera} in metadata.json is none: {error}"
             continue
