@@ -35,6 +35,7 @@ from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_d
 from vpl.files import StopSignal, at_free_name, run
 from vpl.motion import Recorded, batch, rounds, variations
 from vpl.round import said_of
+from vpl.variation import variation_of
 from vpl_dataset import Episode, episode_folders, load_episode
 from vpl_saver import VPLSaver
 
@@ -334,16 +335,13 @@ def kinds_to_film(flags: ReplayFlags, metadata: dict[str, Any], folders: list[Pa
         raise FlagError(f"--randomize {flags.randomize}: {wrong[0]} is part of the motion; give {','.join(DRAWN_ANEW)}")
     if flags.copies > 1 and not anew:
         raise FlagError(f"--copies {flags.copies} of the same picture; give --randomize {','.join(DRAWN_ANEW)}")
-    recorded = {kind for folder in folders for kind in variation_of(folder)}
+    recorded: set[str] = set()
+    for folder in folders:
+        with load_episode(folder) as episode:
+            recorded |= variation_of(episode.h5).keys()
     if jsonable(camera_rows(flags.cameras())) != metadata.get("cameras"):
         recorded.discard("camera")
     return tuple(kind for kind in KINDS if kind in recorded or kind in anew)
-
-
-def variation_of(folder: Path) -> dict[str, Any]:
-    """What was drawn for an episode."""
-    with load_episode(folder) as episode:
-        return json.loads(episode.attrs.get("variation", "{}"))
 
 
 def find_episodes(path: Path) -> tuple[list[Path], dict[str, Any]]:

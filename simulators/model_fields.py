@@ -107,9 +107,8 @@ class ModelFields:
                 self.intrinsics[env, i] = nominal.intrinsics
                 continue
             drawn, index = cameras[name], self._model.camera(name).id
-            camera = replace(
-                nominal, eye=tuple(drawn["eye"]), target=tuple(drawn["target"]), vertical_fov_deg=drawn["fov_deg"]
-            )
+            eye, target = tuple(drawn["eye"]), tuple(drawn["target"])
+            camera = replace(nominal, eye=eye, target=target, vertical_fov_deg=drawn["vertical_fov_deg"])
             row["cam_pos"][index], row["cam_quat"][index] = camera_pose(camera)
             row["cam_fovy"][index] = camera.vertical_fov_deg
             self.intrinsics[env, i] = camera.intrinsics

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import mujoco
 import numpy as np
 
 from simulators.cameras import CameraCfg
-from simulators.looks import PATTERNS, PLAIN, pictures
 from simulators.panda_meshes import panda_meshes
+from simulators.room import ROBOT, SURROUNDINGS, add_looks, add_patterns
 from simulators.things import Body, Surface
 from simulators.variation import distractors
 
@@ -117,12 +116,11 @@ _BOXES = (  # collision: link, centre, half size
     ("rightfinger", (0, 0.0072, 0.0450), (0.0088, 0.0072, 0.0089)),
     ("rightfinger", (0, 0.0180, 0.0180), (0.0105, 0.0080, 0.0180)),
 )
-_ROOM, _VISUAL, _COLLISION, _HIDDEN = 1, 2, 3, 4  # groups of geoms and sites; the renderers draw 0 to 2
+_VISUAL, _COLLISION, _HIDDEN = 2, 3, 4  # groups of geoms and sites; the renderers draw 0 to 2
 _JOINT_KINDS = {"slide": mujoco.mjtJoint.mjJNT_SLIDE, "hinge": mujoco.mjtJoint.mjJNT_HINGE}
 _GEOM_KINDS = {
     kind: getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}") for kind in ("box", "capsule", "cylinder", "sphere")
 }
-_ROBOT, _SURROUNDINGS = 1, 2  # contype bits: the robot touches its surroundings, nothing touches itself
 
 
 def build_model(
@@ -143,14 +141,14 @@ def build_model(
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10  # a grasp that does not creep
-    _add_looks(spec, cameras, light)
+    add_looks(spec, cameras, light)
     _add_panda(spec)
     for thing in things:
         _add_thing(spec.worldbody, thing)
     for camera in cameras:
         _add_camera(spec, camera)
     if patterns:
-        _add_patterns(spec)
+        add_patterns(spec)
     _add_distractors(spec, surfaces)
     return spec.compile()
 
@@ -244,7 +242,7 @@ def _add_panda(spec: mujoco.MjSpec) -> None:
                 conaffinity=0,
                 mass=0,
             )
-    collision = dict(group=_COLLISION, contype=_ROBOT, conaffinity=_SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))
+    collision = dict(group=_COLLISION, contype=ROBOT, conaffinity=SURROUNDINGS, mass=0, rgba=(0.9, 0.3, 0.2, 0.5))
     for link, start, end, radius in _CAPSULES:
         spec.body(link).add_geom(
             type=mujoco.mjtGeom.mjGEOM_CAPSULE, fromto=(*start, *end), size=(radius, 0, 0), **collision
@@ -301,8 +299,8 @@ def _add_thing(parent: mujoco.MjsBody, thing: Body) -> None:
             mass=geom.mass,
             priority=int(geom.decides_friction),
             group=_VISUAL,
-            contype=_SURROUNDINGS,
-            conaffinity=_ROBOT,
+            contype=SURROUNDINGS,
+            conaffinity=ROBOT,
             **place,
         )
     for site in thing.sites:
@@ -324,13 +322,6 @@ def camera_pose(camera: CameraCfg) -> tuple[np.ndarray, np.ndarray]:
     return mount[:3, 3], quat
 
 
-def _add_patterns(spec: mujoco.MjSpec) -> None:
-    spec.add_material(name=PLAIN, specular=0.2, shininess=0.3)
-    for name, rgb in pictures().items():
-        pattern = PATTERNS[name.rpartition("_")[0]]
-        _add_textured(spec, name, rgb, specular=pattern.specular, texrepeat=[pattern.repeats_per_m] * 2)
-
-
 def _add_distractors(spec: mujoco.MjSpec, surfaces: Sequence[Surface]) -> None:
     """Solid shapes that touch nothing, hidden below the floor until an episode puts them somewhere."""
     for name, surface, shape, _ in distractors(tuple(surfaces)):
@@ -345,73 +336,3 @@ def _add_distractors(spec: mujoco.MjSpec, surfaces: Sequence[Surface]) -> None:
             conaffinity=0,
             mass=0,
         )
-
-
-def _add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) -> None:
-    spec.visual.global_.offwidth = max((c.width for c in cameras), default=1)
-    spec.visual.global_.offheight = max((c.height for c in cameras), default=1)
-    spec.stat.extent = 1.0
-    spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
-    spec.visual.headlight.ambient = light * np.array((0.32, 0.32, 0.33))
-    spec.visual.headlight.diffuse = light * np.array((0.22, 0.22, 0.22))
-    spec.visual.headlight.specular = (0.1, 0.1, 0.1)
-    # pos does not count for a directional light; it is below the ceiling, for those who make a lamp of it
-    spec.worldbody.add_light(
-        type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-        pos=(-1, -1.55, 2.88),
-        dir=(0.45, 0.5, -0.8),
-        diffuse=light * np.array((0.55, 0.54, 0.51)),
-        specular=(0.3, 0.3, 0.3),
-        castshadow=True,
-    )
-    for name, rgba, specular, shininess in (
-        ("white", (0.93, 0.93, 0.94, 1), 0.4, 0.4),
-        ("dark", (0.23, 0.24, 0.26, 1), 0.3, 0.3),
-        ("rubber", (0.08, 0.08, 0.09, 1), 0.1, 0.1),
-        ("front", (0.80, 0.84, 0.85, 1), 0.2, 0.3),
-        ("inside", (0.86, 0.79, 0.68, 1), 0.1, 0.1),
-        ("steel", (0.30, 0.31, 0.33, 1), 0.8, 0.6),
-        ("floor", (0.60, 0.61, 0.61, 1), 0.0, 0.0),
-        ("joint", (0.49, 0.50, 0.51, 1), 0.0, 0.0),
-        ("wall", (0.78, 0.80, 0.81, 1), 0.0, 0.0),
-    ):
-        spec.add_material(name=name, rgba=rgba, specular=specular, shininess=shininess)
-    _add_wood(spec)
-    _add_room(spec)
-
-
-def _add_room(spec: mujoco.MjSpec) -> None:
-    """A floor with joints 1 m apart, walls and a ceiling: a textured floor and a sky would cost a CPU a fifth more."""
-    floor = dict(type=mujoco.mjtGeom.mjGEOM_PLANE, contype=_SURROUNDINGS, conaffinity=_ROBOT)
-    spec.worldbody.add_geom(name="floor", size=(4, 4, 0.1), material="floor", **floor)
-    untouchable = dict(type=mujoco.mjtGeom.mjGEOM_BOX, contype=0, conaffinity=0, group=_ROOM)
-    for offset in np.arange(-3.5, 4.0):
-        spec.worldbody.add_geom(pos=(offset, 0, 0), size=(0.006, 4, 0.001), material="joint", **untouchable)
-        spec.worldbody.add_geom(pos=(0, offset, 0), size=(4, 0.006, 0.001), material="joint", **untouchable)
-    for x, y in ((4.0, 0.0), (-4.0, 0.0), (0.0, 4.0), (0.0, -4.0)):
-        size = (0.05 if x else 4, 0.05 if y else 4, 1.5)
-        spec.worldbody.add_geom(pos=(x, y, 1.5), size=size, material="wall", **untouchable)
-    spec.worldbody.add_geom(pos=(0, 0, 3.05), size=(4, 4, 0.05), material="wall", **untouchable)
-
-
-def _add_wood(spec: mujoco.MjSpec) -> None:
-    _add_textured(spec, "wood", _wood(256), specular=0.1)
-
-
-def _add_textured(spec: mujoco.MjSpec, name: str, rgb: np.ndarray, specular: float, **more: Any) -> None:
-    """A material with the picture `rgb` (H, W, 3) uint8, which repeats itself."""
-    texture = spec.add_texture(
-        name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=rgb.shape[1], height=rgb.shape[0], nchannel=3
-    )
-    texture.data = rgb.tobytes()
-    material = spec.add_material(name=name, texuniform=True, specular=specular, shininess=0.1, **more)
-    material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = name
-
-
-def _wood(size_px: int) -> np.ndarray:
-    """Oak: smooth streaks across a warm tone, (size, size, 3) uint8."""
-    rng = np.random.default_rng(0)
-    columns = np.arange(size_px)
-    waves = [np.sin(columns * 2 * np.pi * k / size_px + rng.uniform(0, 6.28)) / k**0.5 for k in (2, 5, 9, 14, 23)]
-    tone = np.array([0.66, 0.49, 0.33]) * (1 + 0.035 * np.sum(waves, axis=0)[:, None])
-    return (255 * np.clip(np.tile(tone, (size_px, 1, 1)), 0, 1)).astype(np.uint8)

@@ -10,7 +10,8 @@ import torch
 from simulators.tasks import SceneState
 from simulators.tasks.open_drawer import DEFAULT_JOINT_POS, OpenDrawer
 
-TASK = OpenDrawer()
+TASK = OpenDrawer(rewards="isaac")
+WEIGHTS = TASK.reward_weights["isaac"]
 
 
 @pytest.fixture
@@ -28,7 +29,9 @@ def grasped() -> SceneState:
         task_joint_vel=torch.tensor([[0.1]]),
         tcp_pos=handle - torch.tensor([[0.02, 0.0, 0.0]]),
         tcp_rot=hand,
+        tcp_vel=torch.tensor([[0.0, 0.6, 0.8]]),
         site_pos={"handle": handle},
+        site_rot={"handle": torch.tensor([[[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]]])},
         left_finger_pos=handle + torch.tensor([[0.0, 0.0, 0.01]]),
         right_finger_pos=handle - torch.tensor([[0.0, 0.0, 0.01]]),
     )
@@ -48,7 +51,7 @@ def test_observations_are_isaac_labs_31_in_order(grasped):
 def test_reward_terms_at_a_grasp(grasped):
     action, last_action = torch.full((1, 8), 0.5), torch.zeros(1, 8)
     terms = {name: value.item() for name, value in TASK.reward_terms(grasped, action, last_action).items()}
-    assert list(terms) == list(TASK.reward_weights)
+    assert list(terms) == list(WEIGHTS)
     assert terms == pytest.approx({
         "approach_ee_handle": 2 * (1 / (1 + 0.02**2)) ** 2,
         "align_ee_handle": 1.0,
@@ -86,12 +89,12 @@ def test_actions_are_offsets_from_the_default_pose_and_the_gripper_goes_by_sign(
 
 
 def test_step_rewards_are_scaled_by_the_control_period(make_env):
-    env = make_env(num_envs=1)
+    env = make_env(num_envs=1, rewards="isaac")
     env.reset(0)
     action = torch.full((1, 8), 0.3)
     _, reward, *_ = env.step(action.to(env.device))
     terms = TASK.reward_terms(env._state, action, torch.zeros(1, 8))
-    expected = sum(TASK.reward_weights[name] * value.item() for name, value in terms.items())
+    expected = sum(WEIGHTS[name] * value.item() for name, value in terms.items())
     assert reward.item() == pytest.approx(TASK.step_dt * expected)
 
 

@@ -18,6 +18,8 @@ from flags.collect import SHIPPED_CHECKPOINT
 from policies.rsl_rl import load_policy
 from simulators import CameraEnv, SimulatorCfg, load
 from simulators.cameras import CameraCfg
+from simulators.variation import KINDS, VariationCfg
+from vpl.variation import variation_of
 from vpl_dataset import episode_folders, load_episode
 
 
@@ -31,7 +33,8 @@ def recorded_cameras(dataset: Path) -> tuple[CameraCfg, ...]:
 
 
 def open_env(dataset: Path, num_envs: int) -> CameraEnv:
-    return load("mujoco", SimulatorCfg(task=TASK, num_envs=num_envs, cameras=recorded_cameras(dataset), seed=1234))
+    cfg = SimulatorCfg(TASK, num_envs, recorded_cameras(dataset), seed=1234, variation=VariationCfg(KINDS))
+    return load("mujoco", cfg)
 
 
 def test_rendering_a_recorded_state_again_gives_the_recorded_image(dataset):
@@ -41,7 +44,7 @@ def test_rendering_a_recorded_state_again_gives_the_recorded_image(dataset):
         for folder in folders:
             with load_episode(folder) as episode:
                 for row in (0, len(episode["action"]) // 2, len(episode["action"]) - 1):
-                    env.set_state(episode["sim_state"][row : row + 1])
+                    env.set_state(episode["sim_state"][row : row + 1], [variation_of(episode.h5)])
                     sample = env.capture(["color"])
                     assert np.array_equal(sample["color"][0], episode["color"][row]), (folder.name, row)
                     assert np.array_equal(sample["extrinsics"][0], episode["extrinsics"][row])
@@ -52,9 +55,10 @@ def test_proprio_action_reward_and_next_state_recompute_from_the_recorded_state(
     policy = load_policy(SHIPPED_CHECKPOINT, 31, 8)
     episodes = [load_episode(folder) for folder in episode_folders(dataset)[:5]]
     stacked = {name: np.stack([episode[name][:] for episode in episodes], axis=1) for name in episodes[0].declared}
+    info = [variation_of(episode.h5) for episode in episodes]
     with open_env(dataset, num_envs=5) as env, torch.inference_mode():
         for row in (0, 7, 31, 58):
-            env.set_state(stacked["sim_state"][row])
+            env.set_state(stacked["sim_state"][row], info)
             obs = env.get_observations()["policy"]
             action = policy(obs)
             assert np.array_equal(obs.numpy(), stacked["proprio"][row])
@@ -117,7 +121,7 @@ def test_projected_tcp_and_handle_fall_on_their_rendered_markers(dataset, camera
 
 def test_quaternion_is_the_tool_orientation_in_xyzw(dataset):
     with load_episode(episode_folders(dataset)[0]) as episode, open_env(dataset, num_envs=1) as env:
-        env.set_state(episode["sim_state"][20:21])
+        env.set_state(episode["sim_state"][20:21], [variation_of(episode.h5)])
         x, y, z, w = episode["ee_rotation"][20]
         rotation = np.empty(9)
         mujoco.mju_quat2Mat(rotation, np.array([w, x, y, z], np.float64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tarfile
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_dataset_is_read_checked_and_shown(name, version_1, tmp_path, capsys):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dataset_is_exported(name, version_1, tmp_path):
-    for form in ("robomimic", "act", "zarr"):
+    for form in ("robomimic", "act", *(["zarr"] if sys.version_info >= (3, 11) else [])):  # zarr 3 needs Python 3.11
         assert vpl_export.main([form, str(version_1 / name), "--output", str(tmp_path / form), "--failed"]) == 0
 
 

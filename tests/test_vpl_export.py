@@ -18,7 +18,6 @@ from types import SimpleNamespace
 import h5py
 import numpy as np
 import pytest
-import zarr
 from conftest import collect_dataset
 from readers.environments import LIBRARIES, Library, library_python
 
@@ -28,6 +27,7 @@ from vpl_dataset import load_episode, main
 
 HERE = Path(__file__).parent
 PSNR_DB = 35
+NEEDS_ZARR = pytest.mark.skipif(sys.version_info < (3, 11), reason="needs zarr 3, which needs Python 3.11")
 
 LEROBOT = ("lerobot-0.4.4", "lerobot-0.6.1")
 EXPORT_WITH_LEROBOT = """
@@ -167,7 +167,10 @@ def test_robomimic_export_is_what_was_recorded(splits, tmp_path):
             assert np.allclose(actions, episode["joint_pos_target"][:], atol=1e-5)
 
 
+@NEEDS_ZARR
 def test_zarr_export_is_what_was_recorded(splits, tmp_path):
+    import zarr
+
     root = zarr.open_group(str(export("zarr", splits, tmp_path / "out.zarr")), mode="r")
     check_about(about := root.attrs["vpl"])
     assert len(about["splits"]["train"]) == 8
@@ -207,14 +210,20 @@ def partly_successful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, l
     return dataset, successful
 
 
+@NEEDS_ZARR
 def test_episodes_without_success_are_left_out_on_demand(partly_successful, tmp_path, capsys):
+    import zarr
+
     dataset, successful = partly_successful
     root = zarr.open_group(str(export("zarr", dataset, tmp_path / "out", "--only_success")), mode="r")
     assert root.attrs["vpl"]["episodes"] == successful
     assert f"{len(successful)} episodes ({4 - len(successful)} left out)" in capsys.readouterr().out
 
 
+@NEEDS_ZARR
 def test_lists_without_failures_are_whole(partly_successful, tmp_path):
+    import zarr
+
     copy = tmp_path / "copy"
     shutil.copytree(partly_successful[0], copy, copy_function=os.link)
     assert main(["split", str(copy), "--val", "0.5", "--only_success"]) == 0
@@ -276,7 +285,7 @@ def test_robomimics_actions_are_scaled_by_the_list_train_and_not_clipped(flags, 
     assert "rows have actions beyond -1 ... 1, which is the range of the list train" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("form", ["act", "zarr"])
+@pytest.mark.parametrize("form", ["act", pytest.param("zarr", marks=NEEDS_ZARR)])
 def test_formats_without_lists_say_so(form, splits, tmp_path, capsys):
     export(form, splits, tmp_path / "out")
     assert "knows no lists and would also train on val; --split train leaves it out" in capsys.readouterr().out
@@ -287,7 +296,7 @@ def test_formats_without_lists_say_so(form, splits, tmp_path, capsys):
     [
         ("act", "vpl.exports.act.copy_frames"),
         ("robomimic", "vpl.exports.robomimic.copy_frames"),
-        ("zarr", "pathlib.Path.write_bytes"),
+        pytest.param("zarr", "pathlib.Path.write_bytes", marks=NEEDS_ZARR),
     ],
 )
 def test_failed_export_leaves_nothing(form, part, splits, tmp_path, monkeypatch, capsys):

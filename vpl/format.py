@@ -18,6 +18,8 @@ import numpy as np
 
 from vpl.columns import Column, Role
 
+_TEXT = h5py.string_dtype()
+_TEXT_TYPE = h5py.h5t.py_create(_TEXT, logical=True)
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
 TIMESTAMPS = Column((), "float64", Role.METRIC, "s", "time since the episode's start")
@@ -96,13 +98,19 @@ DECLARATION: dict[str, type] = {"role": str, "unit": str, "meaning": str, "in_st
 
 def write_declaration(dataset: h5py.Dataset, column: Column) -> None:
     """Put what `column` says beside its data, as attributes."""
-    dataset.attrs.update(role=column.role.value, unit=column.unit, meaning=column.meaning)
+    said = {"role": column.role.value, "unit": column.unit, "meaning": column.meaning}
+    for name, text in (said | ({"observed_as": column.observed_as} if column.observed_as else {})).items():
+        _write_text(dataset, name, text)
     if column.names:
-        dataset.attrs["names"] = list(column.names)
+        _write_text(dataset, "names", column.names)
     if column.in_state:
         dataset.attrs["in_state"] = True
-    if column.observed_as:
-        dataset.attrs["observed_as"] = column.observed_as
+
+
+def _write_text(dataset: h5py.Dataset, name: str, text: str | tuple[str, ...]) -> None:
+    """A new attribute, written as `attrs` would in half of its time, which counts with fifty for each episode."""
+    space = h5py.h5s.create(h5py.h5s.SCALAR) if isinstance(text, str) else h5py.h5s.create_simple((len(text),))
+    h5py.h5a.create(dataset.id, name.encode(), _TEXT_TYPE, space).write(np.array(text, dtype=_TEXT))
 
 
 def column_names(h5: h5py.File) -> list[str]:

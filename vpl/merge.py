@@ -22,6 +22,7 @@ from vpl.episode import all_episode_folders, damage, read_metadata, read_row
 from vpl.files import published
 from vpl.format import declared
 from vpl.runs import recorded_runs
+from vpl.variation import variation_of
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
 """What datasets must have in common, of metadata.json."""
@@ -115,7 +116,7 @@ def _check_distinct(episodes: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for folder in episodes:
         with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
-            digest = motion_digest({name: h5[name][:] for name in MOTION})
+            digest = motion_digest({name: h5[name][:] for name in MOTION}, variation_of(h5))
         if digest in seen:
             raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
         seen[digest] = folder

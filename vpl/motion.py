@@ -7,7 +7,6 @@ Example:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from vpl.format import column_names
 from vpl.reader import load_episode
+from vpl.variation import variation_of
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def read(folder: Path, alone: bool) -> Recorded:
     with load_episode(folder) as episode:
         table = episode.h5.get("full_rate", episode.h5)
         rows = {name: table[name][:] for name in column_names(episode.h5)}
-        variation = json.loads(episode.attrs.get("variation", "{}"))
-        return Recorded(folder.name, 0 if alone else episode.attrs["env_index"], episode.attrs, rows, variation)
+        env = 0 if alone else episode.attrs["env_index"]
+        return Recorded(folder.name, env, episode.attrs, rows, variation_of(episode.h5))
 
 
 def batch(episodes: list[Recorded], step: int, num_envs: int) -> dict[str, np.ndarray]:

@@ -19,13 +19,13 @@ import torch
 
 from simulators import TASKS, CameraEnv, Sample, SimulatorCfg, SimulatorError, SuccessRule, TaskSpec
 from simulators.isaac.lab2 import (
-    ANTI_ALIASING,
     IsaacOptions,
     agent_clip_actions,
-    extension_version,
+    describe_app,
     launch,
     make_env,
     sensor_name,
+    xyzw,
 )
 from simulators.recorded import recorded_columns
 from simulators.tasks import Task, load_task
@@ -47,6 +47,7 @@ class IsaacTask:
     max_episode_length: int
     language_instruction: str
     success_rule: SuccessRule | None
+    is_learned: bool = True
 
 
 class IsaacEnv:
@@ -250,7 +251,7 @@ class IsaacEnv:
         if self._tool is not None:
             self._tool.update(0.0, force_recompute=True)  # lazy: it may hold what it read before a reset
             rows["ee_position"] = self._tool.data.target_pos_w[:, self._tool_index] - self._env.scene.env_origins
-            rows["ee_rotation"] = _xyzw(self._tool.data.target_quat_w[:, self._tool_index])
+            rows["ee_rotation"] = xyzw(self._tool.data.target_quat_w[:, self._tool_index])
         for name, (asset, joint) in self._task_joints.items():
             rows[name] = asset.data.joint_pos[:, joint]
         if "success" in self.columns:
@@ -348,21 +349,8 @@ class IsaacEnv:
 
     def describe(self) -> dict[str, Any]:
         """See `CameraEnv.describe`."""
-        import carb
-        from isaacsim.core.version import get_version
-
-        on_gpu = self.device.type == "cuda"
-        return {
-            "simulator": "isaac",
-            "isaaclab": ".".join(map(str, extension_version())),
-            "isaacsim": ".".join(map(str, get_version()[2:5])),
-            "gpu": torch.cuda.get_device_name(self.device) if on_gpu else "none",
-            "rendering_mode": self._options.rendering_mode or "AppLauncher's default",
-            "anti_aliasing": ANTI_ALIASING,
-            # Isaac Lab hides a failure to set it
-            "/rtx/post/aa/op": carb.settings.get_settings().get("/rtx/post/aa/op"),
-            "rerenders": self._options.rerenders,
-        }
+        gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "none"
+        return {"simulator": "isaac", "gpu": gpu, **describe_app(self._options)}
 
     @classmethod
     def make(cls, cfg: SimulatorCfg) -> CameraEnv:
@@ -394,11 +382,6 @@ def _tool_frame(scene: Any) -> tuple[Any, int]:
     names = scene["ee_frame"].data.target_frame_names
     found = [names.index(name) for name in TOOL_FRAMES if name in names]
     return (scene["ee_frame"], found[0]) if found else (None, 0)
-
-
-def _xyzw(quat_wxyz: torch.Tensor) -> torch.Tensor:
-    """Isaac Lab 2's order into ours, w >= 0; (N, 4)."""
-    return (quat_wxyz * torch.where(quat_wxyz[:, :1] < 0, -1.0, 1.0))[:, [1, 2, 3, 0]]
 
 
 def _to_host(tensor: torch.Tensor) -> torch.Tensor:

@@ -157,3 +157,24 @@ def agent_clip_actions(task: str) -> float | None:
     if "rsl_rl_cfg_entry_point" not in gymnasium.spec(task).kwargs:
         return None
     return load_cfg_from_registry(task, "rsl_rl_cfg_entry_point").clip_actions
+
+
+def describe_app(options: IsaacOptions) -> dict[str, Any]:
+    """Versions, and how pictures come about, for `CameraEnv.describe`."""
+    import carb
+    from isaacsim.core.version import get_version
+
+    return {
+        "isaaclab": ".".join(map(str, extension_version())),
+        "isaacsim": ".".join(map(str, get_version()[2:5])),
+        "rendering_mode": options.rendering_mode or "AppLauncher's default",
+        "anti_aliasing": ANTI_ALIASING,
+        # Isaac Lab hides a failure to set it
+        "/rtx/post/aa/op": carb.settings.get_settings().get("/rtx/post/aa/op"),
+        "rerenders": options.rerenders,
+    }
+
+
+def xyzw(quat_wxyz: torch.Tensor) -> torch.Tensor:
+    """Isaac Lab 2's order into ours, w >= 0; (N, 4)."""
+    return (quat_wxyz * torch.where(quat_wxyz[:, :1] < 0, -1.0, 1.0))[:, [1, 2, 3, 0]]

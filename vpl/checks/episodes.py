@@ -94,7 +94,8 @@ def _check_file(h5: h5py.File, folder: Path, cameras: list[Any]) -> Checked:
     if contents.color is not None:
         fps = float(about.attrs["fps"]) if "fps" in about.attrs else None
         found += check_images(contents.color, rows, folder, fps)
-    return Checked(found, motion_digest({name: rows[name] for name in MOTION if name in rows}), _row(h5, contents))
+    motion = motion_digest({name: rows[name] for name in MOTION if name in rows}, about.variation)
+    return Checked(found, motion, _row(h5, contents))
 
 
 def check_success(h5: h5py.File, contents: Contents) -> Found:
@@ -145,9 +146,11 @@ def _row(h5: h5py.File, contents: Contents) -> dict[str, Any]:
     return describe(h5) if attrs.keys() >= repeated and measured else {}
 
 
-def motion_digest(rows: Mapping[str, np.ndarray]) -> str:
-    """A hash of an episode's columns MOTION, by which a second copy of it is known; "" where there are none."""
-    return hashlib.sha256(b"".join(rows[name].tobytes() for name in sorted(rows))).hexdigest() if rows else ""
+def motion_digest(rows: Mapping[str, np.ndarray], variation: Mapping[str, Any]) -> str:
+    """A hash of an episode's columns MOTION and of the scene that it was filmed in, by which a second copy of it is
+    known; "" where there are none."""
+    numbers = b"".join(rows[name].tobytes() for name in sorted(rows))
+    return hashlib.sha256(numbers + json.dumps(variation, sort_keys=True).encode()).hexdigest() if rows else ""
 
 
 class _Share:
