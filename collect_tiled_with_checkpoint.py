@@ -26,8 +26,9 @@ from flags import FlagError, exit_code
 from flags.collect import CollectFlags, Job, parse_flags, prepare
 from flags.recorded import arguments, camera_rows, checkpoint_row, dataset_name, versions
 from policies import Policy
+from policies.noise import ActionNoise
 from simulators import CameraEnv, SimulatorCfg, SimulatorError, load, options
-from simulators.recorded import OF_ANY_ARM
+from simulators.recorded import OF_ANY_ARM, with_executed
 from simulators.seeds import round_seed
 from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopSignal, at_free_name, ignore_stop_signals, run
@@ -39,8 +40,6 @@ from vpl_saver import VPLSaver
 SELF_CHECK_ENVS = 4
 MOST_THREADS = 2
 """With more writers than this, processes are faster than threads (benchmarks/README.md)."""
-FROM_STEP = ("action", "joint_pos_target", "reward")
-"""Columns that come of the action, which a sample does not have."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -71,7 +70,7 @@ def collect_dataset(job: Job) -> int:
             announce(saver, flags)
             found = total_frames(saver)
             with progress_bar(flags, len(job.cameras)) as bar:
-                collect(env, policy.to(env.device), saver, flags.num_episodes, flags.steps, bar, stop)
+                collect(env, policy.to(env.device), saver, flags, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
     if stop.number:
         return 128 + stop.number
@@ -123,8 +122,9 @@ def check_fit(job: Job, env: CameraEnv) -> None:
             f"--checkpoint {flags.checkpoint} maps {policy.num_obs} observations to {policy.num_actions} actions, "
             f"--task {flags.task} needs {task.num_obs} and {task.num_actions}; give a checkpoint of this task"
         )
-    if "success" not in env.columns and flags.only_success:
-        raise FlagError(f"--only_success: --task {flags.task} has no measure of success; leave it out")
+    for name in ("only_success", "stop_after_success"):
+        if "success" not in env.columns and getattr(flags, name):
+            raise FlagError(f"--{name}: --task {flags.task} has no measure of success; leave it out")
 
 
 def announce(saver: VPLSaver, flags: CollectFlags) -> None:
@@ -138,19 +138,21 @@ def announce(saver: VPLSaver, flags: CollectFlags) -> None:
         print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
 
 
-def collect(
-    env: CameraEnv, policy: Policy, saver: VPLSaver, rounds: int, steps: int, bar: tqdm, stop: StopSignal
-) -> None:
-    """Run `rounds` rounds of at most `steps` control steps; store every step of each env's first episode in each.
+def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags, bar: tqdm, stop: StopSignal) -> None:
+    """Run all rounds of at most `steps` control steps; store every step of each env's first episode in each.
 
     Episodes that are on disk already are simulated along, so that the others come out as they would have.
     """
-    everyone = torch.arange(env.num_envs, device=env.device)
-    for round_index in range(rounds):
+    everyone, steps = torch.arange(env.num_envs, device=env.device), flags.steps
+    noise = ActionNoise(flags.action_noise, env.task.sign_actions, env.num_envs, env.num_actions)
+    for round_index in range(flags.num_episodes):
         if all_on_disk(saver, round_index):
             continue
-        obs = env.reset(round_seed(saver.cfg.seed, round_index))
+        seed = round_seed(saver.cfg.seed, round_index)
+        obs = env.reset(seed)
         policy.reset(everyone)
+        noise.begin(seed, steps)
+        successful_rows = np.zeros(env.num_envs, int)
         recording = saver.begin_round(round_index, env.episode_info(), env.intrinsics())
         in_hand: tuple[Any, ...] | None = None
         for step in range(steps):
@@ -164,13 +166,15 @@ def collect(
                     recording = without(recording, saver.store(*in_hand))
                 sample = finish_capture() if policy.needs else None
                 action = policy.act(sample, obs)
-                obs, reward, dones, extras = env.step(action)
+                obs, dones, extras, of_step = execute(env, action, noise, step)
                 sample = sample or finish_capture()
-            of_step = (action, extras["joint_pos_target"], reward)
-            columns = {**sample.columns, **dict(zip(FROM_STEP, map(to_numpy, of_step), strict=True))}
+            columns = {**sample.columns, **{name: to_numpy(part) for name, part in of_step.items()}}
             in_hand = (columns, sample.images if wanted else {}, recording)
             done = recording & to_numpy(dones).astype(bool)
             ended = recording if step == steps - 1 else done
+            if flags.stop_after_success:
+                successful_rows += columns["success"] | (successful_rows > 0)
+                ended = ended | (recording & (successful_rows > flags.stop_after_success))
             if ended.any():
                 terminated = done & ~to_numpy(extras["time_outs"])
                 recording = without(recording, saver.store(*in_hand))
@@ -183,7 +187,24 @@ def collect(
             if not recording.any():
                 break
         if bar.disable:
-            print(f"round {round_index + 1} of {rounds} simulated; on disk: {episode_counts(saver)}", flush=True)
+            print(
+                f"round {round_index + 1} of {flags.num_episodes} simulated; on disk: {episode_counts(saver)}",
+                flush=True,
+            )
+
+
+def execute(
+    env: CameraEnv, action: torch.Tensor, noise: ActionNoise, step: int
+) -> tuple[Any, torch.Tensor, dict[str, Any], dict[str, torch.Tensor]]:
+    """Have control step `step` done; returns observations, dones, extras, and the columns that come of the action."""
+    if not noise.is_on:
+        obs, reward, dones, extras = env.step(action)
+        return obs, dones, extras, {"action": action, "joint_pos_target": extras["joint_pos_target"], "reward": reward}
+    wanted = env.joint_pos_target(action)  # before step(): an action means what it does at this instant
+    executed = noise.add(action, step)
+    obs, reward, dones, extras = env.step(executed)
+    done = {"action_executed": executed, "joint_pos_target_executed": extras["joint_pos_target"]}
+    return obs, dones, extras, {"action": action, "joint_pos_target": wanted, "reward": reward, **done}
 
 
 def all_on_disk(saver: VPLSaver, round_index: int) -> bool:
@@ -230,7 +251,7 @@ def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
         height=flags.height,
         camera_names=tuple(camera.name for camera in job.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
-        columns=env.columns,
+        columns=with_executed(env.columns) if flags.action_noise else env.columns,
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,

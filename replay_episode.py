@@ -29,6 +29,7 @@ from flags.recorded import arguments, camera_rows, dataset_name, jsonable, versi
 from flags.variation import kinds_of
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cameras import CameraCfg
+from simulators.recorded import with_executed
 from simulators.seeds import copy_seed
 from simulators.variation import KINDS, VariationCfg
 from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_damaged
@@ -260,7 +261,7 @@ def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
         height=flags.height,
         camera_names=tuple(camera.name for camera in job.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
-        columns={name: column for name, column in env.columns.items() if name in known},
+        columns={name: column for name, column in with_executed(env.columns).items() if name in known},
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,

@@ -27,7 +27,8 @@ from vpl.index import index
 from vpl.merge import merge
 from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
 from vpl.report import serve, write_report
-from vpl.stats import column_stats, image_stats, print_stats, split, split_folders, unlisted
+from vpl.stats import column_stats, image_stats, print_stats, split, split_folders, unlisted, variation_stats
+from vpl.variation import variation_of
 
 __all__ = ["Episode", "episode_folders", "iter_episodes", "load_episode", "validate"]
 """What programs that read a dataset import."""
@@ -94,12 +95,14 @@ def info(folders: list[Path]) -> None:
     """Print a row for each episode, and the totals."""
     print(f"{'episode':<14}{'frames':>7}{'seconds':>9}{'success':>9}{'measured':>10}{'size':>10}")
     frames, successes, seconds, size = 0, [], 0.0, 0
+    kinds: set[str] = set()
     for folder in folders:
         with load_episode(folder) as episode:
             attrs, folder_size = episode.attrs, own_bytes(episode)
             metric = attrs.get("success_metric")
             unit = episode.declared[metric].unit if metric else ""
             measured = f"{final_value(episode.h5, metric):.3f} {unit}" if metric else "-"
+            kinds |= variation_of(episode.h5).keys()
             last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
         success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
@@ -117,6 +120,7 @@ def info(folders: list[Path]) -> None:
         most = "at most" if last.get("success_comparison") == "<=" else "at least"
         print(f"success is {metric} of {most} {last['success_threshold']:g} {unit} at the end")
     print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
+    print(f"varies  {', '.join(sorted(kinds)) or 'nothing but the start'}")
 
 
 def own_bytes(episode: Episode) -> int:
@@ -190,11 +194,11 @@ def run_stats(flags: StatsFlags) -> int:
             f"note: {count} episodes are in no list of {splits.name}, the first is {missing[0].name}",
             file=sys.stderr,
         )
-    columns, images = column_stats(folders), image_stats(folders)
+    columns, images, drawn = column_stats(folders), image_stats(folders), variation_stats(folders)
     if flags.json:
-        print(json.dumps({"split": flags.split, "columns": columns, "cameras": images}, indent=1))
+        print(json.dumps({"split": flags.split, "columns": columns, "cameras": images, "variation": drawn}, indent=1))
     else:
-        print_stats(columns, images)
+        print_stats(columns, images, drawn)
     return int(len(folders) < len(found))
 
 

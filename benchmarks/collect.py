@@ -155,8 +155,8 @@ def record_clip(env: CameraEnv, policy: torch.nn.Module, job: Job) -> list[Sampl
         for _ in range(max(1, min(flags.steps, most))):
             sample, action = env.capture(["color"]), policy(obs["policy"])
             obs, reward, _, extras = env.step(action)
-            of_step = map(collector.to_numpy, (action, extras["joint_pos_target"], reward))
-            columns = {**sample.columns, **dict(zip(collector.FROM_STEP, of_step, strict=True))}
+            of_step = {"action": action, "joint_pos_target": extras["joint_pos_target"], "reward": reward}
+            columns = {**sample.columns, **{name: collector.to_numpy(part) for name, part in of_step.items()}}
             clip.append(Sample(columns, sample.images))
     return clip
 
@@ -176,7 +176,7 @@ def feed(saver: VPLSaver, clip: list[Sample]) -> None:
 def collect(env: CameraEnv, policy: CheckpointPolicy, saver: VPLSaver, job: Job) -> None:
     never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()), collector.progress_bar(job.flags, len(job.cameras)) as bar:
-        collector.collect(env, policy, saver, 1, job.flags.steps, bar, never)
+        collector.collect(env, policy, saver, job.flags, bar, never)
         saver.close()
 
 

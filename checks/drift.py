@@ -43,7 +43,8 @@ def simulate(env: CameraEnv, episodes: list[Recorded], streams: tuple[str, ...] 
     env.set_state(batch(episodes, 0, env.num_envs)["sim_state"], variations(episodes, env.num_envs))
     for step in range(max(map(len, episodes))):
         yield step, env.capture(streams)
-        env.step(torch.as_tensor(batch(episodes, step, env.num_envs)["action"], device=env.device))
+        rows = batch(episodes, step, env.num_envs)
+        env.step(torch.as_tensor(rows.get("action_executed", rows["action"]), device=env.device))
 
 
 def drift(episode: Recorded, step: int, sample: Sample) -> tuple[float, float, float]:

@@ -50,6 +50,12 @@ class CollectFlags(CameraFlags, VariationFlags):
         metavar="LIMIT",
         default_says="params/agent.yaml's",
     )
+    action_noise: float = flag(
+        0.0, "each episode adds noise of a scale up to this to what is executed; what is stored as action is not noisy"
+    )
+    stop_after_success: int | None = flag(
+        None, "end an episode K control steps after it has succeeded", metavar="K", default_says="it goes on"
+    )
     language_instruction: str | None = flag(
         None, "what the episodes say is done in them", metavar="TEXT", default_says="the task's own"
     )
@@ -157,7 +163,20 @@ def _limit(text: str | None) -> float | None:
 
 
 def _check_values(flags: CollectFlags) -> None:
-    check_at_least_1(flags, "num_envs", "num_episodes", "steps", "video_interval", "writer_workers", "rerenders")
+    counts = (
+        "num_envs",
+        "num_episodes",
+        "steps",
+        "video_interval",
+        "writer_workers",
+        "rerenders",
+        "stop_after_success",
+    )
+    check_at_least_1(flags, *counts)
+    if not (math.isfinite(flags.action_noise) and flags.action_noise >= 0):
+        raise FlagError(f"--action_noise must be 0 or above, got {flags.action_noise}")
+    if flags.action_noise and flags.simulator == "isaac":
+        raise FlagError(f"--action_noise {flags.action_noise}: --simulator isaac cannot add it yet; leave it out")
     assert flags.device is not None
     flags.check(flags.simulator)
     flags.check_pose_range()

@@ -96,7 +96,7 @@ def read_resumable(dataset: Path) -> dict[str, Any]:
 
 def as_flags(metadata: Mapping[str, Any], flags: type) -> dict[str, Any]:
     """The recorded values of the flags that there are, in the types of the dataclass `flags`."""
-    recorded = {"randomize": "none"} | metadata["arguments"] | {"simulator": metadata["simulator"]}
+    recorded = {"randomize": "none", "action_noise": 0.0} | metadata["arguments"] | {"simulator": metadata["simulator"]}
     return converted(flags, recorded)
 
 

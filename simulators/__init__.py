@@ -42,6 +42,8 @@ class TaskSpec(Protocol):
     max_episode_length: int
     """Control steps until the time-out."""
     language_instruction: str
+    sign_actions: tuple[int, ...]
+    """Indices of the actions that are signs, not quantities, such as a gripper's."""
     is_learned: bool
     """False in training, until most episodes succeed."""
     success_rule: SuccessRule | None
@@ -148,6 +150,9 @@ class CameraEnv(Protocol):
 
     def action_for_target(self, joint_pos_target: torch.Tensor) -> torch.Tensor:
         """The action (N, A) whose joint targets are `joint_pos_target` (N, J), rad and m."""
+
+    def joint_pos_target(self, actions: torch.Tensor) -> torch.Tensor:
+        """What actions (N, A) would ask of the drives at this instant, (N, J) rad and m; nothing is done."""
 
     def capture(self, streams: Collection[str] = ()) -> Sample:
         """The present instant, with the images of `streams` drawn from the very state that is returned."""

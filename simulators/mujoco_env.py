@@ -154,6 +154,10 @@ class MujocoEnv(ABC):
         """See `CameraEnv.action_for_target`."""
         return self.task.action_for_target(joint_pos_target)
 
+    def joint_pos_target(self, actions: torch.Tensor) -> torch.Tensor:
+        """See `CameraEnv.joint_pos_target`."""
+        return self.task.joint_pos_target(actions)
+
     def episode_info(self) -> list[dict[str, Any]]:
         """See `CameraEnv.episode_info`."""
         return [dict(info) for info in self._info]

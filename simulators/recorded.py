@@ -7,8 +7,19 @@ from dataclasses import replace
 
 from vpl.columns import Column, Role
 
+EXECUTED = {"action_executed": "action", "joint_pos_target_executed": "joint_pos_target"}
+"""Columns that are there where noise was added to actions, and whose noisy double each is."""
 OF_ANY_ARM = ("ee_position", "ee_rotation", "success")
 """Columns that a reader expects and that a task of Isaac Lab's may lack."""
+
+
+def with_executed(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """`columns`, and what was executed in the place of what the policy wanted."""
+    added = {
+        name: replace(columns[wanted], role=Role.METRIC, meaning=f"{wanted} with noise, which was executed")
+        for name, wanted in EXECUTED.items()
+    }
+    return {**columns, **added}
 
 
 def recorded_columns(

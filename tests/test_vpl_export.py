@@ -202,7 +202,7 @@ def test_what_is_held_out_stays_out(splits, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def partly_successful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A dataset of four episodes, and the names of those with success; the others are still on their way."""
-    flags = "--num_envs 4 --num_episodes 1 --steps 38 --width 32 --height 32 --seed 3"
+    flags = "--num_envs 4 --num_episodes 1 --steps 57 --width 32 --height 32 --seed 3"
     dataset = collect_dataset(tmp_path_factory.mktemp("partly"), *flags.split())
     rows = json.loads((dataset / "metadata.json").read_text())["episodes"]
     successful = [row["path"] for row in rows if row["success"]]

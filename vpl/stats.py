@@ -8,6 +8,7 @@ Episodes are split, never rows: neighbouring rows are nearly the same, so that a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import numpy as np
 from vpl.columns import Role
 from vpl.files import read_json
 from vpl.reader import Episode, episode_folders, load_episode
+from vpl.variation import flat, variation_of
 
 NOT_LEARNT = ("sim_state", "timestamps")
 """Columns without statistics, beside calibration."""
@@ -84,8 +86,28 @@ def image_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
     return stats
 
 
-def print_stats(columns: dict[str, dict[str, Any]], images: dict[str, dict[str, Any]]) -> None:
-    """A line a number of each column, and a line a camera."""
+def variation_stats(folders: Iterable[Path]) -> dict[str, dict[str, Any]]:
+    """Of what was drawn for the episodes: count, mean, std, min and max of numbers, and how often each word came."""
+    drawn: dict[str, list[float | str]] = {}
+    for folder in folders:
+        with load_episode(folder) as episode:
+            for key, value in flat(variation_of(episode.h5)).items():
+                drawn.setdefault(key, []).append(value)
+    stats: dict[str, dict[str, Any]] = {}
+    for key, values in drawn.items():
+        if isinstance(values[0], str):
+            stats[key] = {"count": len(values), "words": dict(Counter(values).most_common())}
+        else:
+            numbers = np.array(values, float)
+            summary = {name: float(getattr(numbers, name)()) for name in ("mean", "std", "min", "max")}
+            stats[key] = {"count": len(values), **summary}
+    return stats
+
+
+def print_stats(
+    columns: dict[str, dict[str, Any]], images: dict[str, dict[str, Any]], drawn: dict[str, dict[str, Any]]
+) -> None:
+    """A line for each number of a column, for each camera, and for each number that was drawn for the episodes."""
     print(f"{'column':<38}" + "".join(f"{key:>10}" for key in ("mean", "std", "min", "q01", "q99", "max")))
     for name, stats in columns.items():
         for i, element in enumerate(stats["names"]):
@@ -95,6 +117,11 @@ def print_stats(columns: dict[str, dict[str, Any]], images: dict[str, dict[str, 
     for name, stats in images.items():
         of_channels = ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(stats["mean"], stats["std"], strict=True))
         print(f"camera {name}: R, G, B {of_channels} (of 1)")
+    for key, stats in drawn.items():
+        if "words" in stats:
+            print(f"drawn {key}: {', '.join(f'{word} {count}' for word, count in stats['words'].items())}")
+        else:
+            print(f"drawn {key}: {stats['mean']:.4f} ± {stats['std']:.4f}, {stats['min']:.4f} to {stats['max']:.4f}")
 
 
 def split(folders: list[Path], val: float, seed: int, only_success: bool) -> dict[str, Any]:

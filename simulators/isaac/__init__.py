@@ -47,6 +47,7 @@ class IsaacTask:
     max_episode_length: int
     language_instruction: str
     success_rule: SuccessRule | None
+    sign_actions: tuple[int, ...] = ()
     is_learned: bool = True
 
 
@@ -210,6 +211,10 @@ class IsaacEnv:
             else:
                 raise SimulatorError(f"--task {self.cfg.task}: joint targets cannot be turned into its {kind}")
         return torch.cat(parts, dim=1)
+
+    def joint_pos_target(self, actions: torch.Tensor) -> torch.Tensor:
+        """Isaac Lab computes it in `step` only."""
+        raise SimulatorError("Isaac Lab's actions become joint targets in a step only; leave --action_noise out")
 
     def episode_info(self) -> list[dict[str, Any]]:
         """See `CameraEnv.episode_info`: what Isaac Lab's events draw is in the state."""

@@ -55,6 +55,8 @@ class Task(ABC):
 
     name: str
     num_actions: int
+    sign_actions: tuple[int, ...] = ()
+    """Indices of the actions that are signs, not quantities."""
     max_episode_length: int
     """Control steps until the time-out."""
     step_dt: float

@@ -64,6 +64,7 @@ class OpenDrawer(Task):
     """31 observations, 8 actions: offsets of the arm's seven joints from the default pose, and the gripper's sign."""
 
     num_actions = 8
+    sign_actions = (7,)
     max_episode_length = 480
     step_dt = 1 / 60  # cfg:269-275
     language_instruction = "open the top drawer of the cabinet"

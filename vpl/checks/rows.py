@@ -259,7 +259,8 @@ def _observation(about: About, rows: Rows) -> Found:
         if part[term].shape == numbers.shape:
             yield from _constant(part[term] - numbers, f"proprio's {term} is not that of {name}")
     if about.attrs.get("video_interval", 1) == 1 and "last_action" in part and "action" in rows:
-        off = np.abs(part["last_action"][1:] - rows["action"][:-1]).max(axis=1) > EQUAL
+        done = rows.get("action_executed", rows["action"])
+        off = np.abs(part["last_action"][1:] - done[:-1]).max(axis=1) > EQUAL
         if off.any():
             yield int(np.argmax(off)) + 1, "proprio's last_action is not the row before's action"
 

@@ -32,6 +32,7 @@ from vpl.episode import final_value
 from vpl.files import published, read_json
 from vpl.reader import Episode, load_episode
 from vpl.stats import spread_rows
+from vpl.variation import flat, variation_of
 
 PAGE = Path(__file__).parent
 MARK = '<meta name="generator" content="vpl_dataset.py view">'
@@ -99,6 +100,7 @@ def describe(episode: Episode, place: Path, numbers: bytearray) -> dict[str, Any
         "failed": episode.folder.parent.name == "failed",
         "text": attrs.get("language_instruction", ""),
         "thumbnail": thumbnail(file["color"][length - 1, 0]),
+        "drawn": flat(variation_of(file)),
         "rows": len(rows),
         "curves": {},
     }

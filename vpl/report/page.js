@@ -20,13 +20,32 @@ function columns(packed, rows) {
 function drawIndex() {
   const wanted = $("success").value, least = Number($("least").value), name = $("name").value.trim();
   const chosen = data.episodes.filter((e) =>
-    (!wanted || e.success === (wanted === "yes")) && e.seconds >= least - 1e-6 && e.name.includes(name));
+    (!wanted || e.success === (wanted === "yes")) && e.seconds >= least - 1e-6 && e.name.includes(name) && isDrawn(e));
   const order = $("order").value;
   if (order === "seconds") chosen.sort((a, b) => b.seconds - a.seconds);
   if (order === "metric") chosen.sort((a, b) => (b.final ?? -Infinity) - (a.final ?? -Infinity));
   $("grid").replaceChildren(...chosen.map(card));
   const successes = chosen.filter((e) => e.success).length;
   $("count").textContent = `${chosen.length} of ${data.episodes.length} episodes, ${successes} successful`;
+}
+
+// Whether what was drawn for an episode is what the filter asks for: a word, or a number in a range
+function isDrawn(episode) {
+  const key = $("drawn").value, value = episode.drawn[key];
+  if (!key) return true;
+  if (typeof value === "string") return !$("value").value || value === $("value").value;
+  const [from, to] = ["from", "to"].map((id) => $(id).value);
+  return value !== undefined && (from === "" || value >= Number(from)) && (to === "" || value <= Number(to));
+}
+
+// Offer the range or the words of what is chosen to filter by
+function offerDrawn() {
+  const values = data.episodes.map((e) => e.drawn[$("drawn").value]).filter((value) => value !== undefined);
+  const words = values.filter((value) => typeof value === "string");
+  $("word").hidden = !words.length;
+  $("range").hidden = !values.length || words.length > 0;
+  $("from").value = $("to").value = "";
+  $("value").replaceChildren(...["", ...new Set(words)].sort().map((word) => new Option(word || "any", word)));
 }
 
 function card(episode) {
@@ -252,7 +271,11 @@ function route() {
   if (metric) byMetric.textContent = `final ${metric}`;
   else byMetric.remove();
   await unpack();
-  for (const id of ["success", "least", "name", "order"]) $(id).addEventListener("input", drawIndex);
+  for (const key of new Set(data.episodes.flatMap((e) => Object.keys(e.drawn)))) $("drawn").append(new Option(key, key));
+  $("drawn").addEventListener("input", offerDrawn);
+  offerDrawn();
+  for (const id of ["success", "least", "name", "drawn", "from", "to", "value", "order"])
+    $(id).addEventListener("input", drawIndex);
   $("play").addEventListener("click", () => shown.films[0].paused ? shown.play() : shown.pause());
   $("speed").addEventListener("input", () => shown.films.forEach((film) => { film.playbackRate = Number($("speed").value); }));
   $("scrubber").addEventListener("input", () => shown.seek(Number($("scrubber").value)));
