@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mujoco
@@ -77,6 +78,8 @@ class MujocoEnv(ABC):
             self._state_size + self._task_state().shape[1],
             task.columns,
         )
+        of_set = f"{columns['reward'].meaning}, of its set '{task.rewards}'"
+        columns["reward"] = replace(columns["reward"], meaning=of_set)
         self.columns = {n: column for n, column in columns.items() if n != "success" or task.measures_success}
 
     @classmethod

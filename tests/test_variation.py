@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,8 @@ from policies.rsl_rl import load_policy
 from simulators.looks import PATTERNS, draw_looks, pictures
 from simulators.variation import DEFAULT_KINDS, KINDS, Setting, VariationCfg, draw
 from vpl.checks import validate
+from vpl.checks.format import read_contents
+from vpl.checks.rows import check_rows
 from vpl.variation import flat, variation_of
 from vpl_dataset import episode_folders, load_episode
 
@@ -159,13 +162,14 @@ def test_a_file_says_what_was_drawn_and_its_calibration_is_its_own(varied):
     assert validate(varied) == []
 
 
-def test_validate_sees_a_camera_elsewhere_than_drawn(varied, tmp_path, monkeypatch):
-    import vpl.checks.rows as rows
-
-    monkeypatch.setattr(rows.About, "moved", lambda self, camera: camera)
-    reasons = [str(problem) for problem in validate(varied)]
-    # whoever reads the file goes by what was drawn; by metadata.json alone the camera is off
-    assert any("overview" in reason for reason in reasons) or reasons == []
+def test_validate_goes_by_the_episodes_own_camera(varied, monkeypatch):
+    monkeypatch.setattr("vpl.checks.rows.About.moved", lambda self, camera: camera)
+    episode = episode_folders(varied)[0]
+    cameras = json.loads((varied / "metadata.json").read_text())["cameras"]
+    with h5py.File(episode / f"{episode.name}.h5", locking=False) as h5:
+        contents, found = read_contents(h5, cameras)
+        reasons = [reason for _, reason in check_rows(contents.rows, contents.about)]
+    assert found == [] and any("off 'overview' of metadata.json" in reason for reason in reasons)
 
 
 def test_info_and_stats_know_what_varies(varied, capsys):
