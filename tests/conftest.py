@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import simulators.mujoco_cpu  # noqa: F401  picks the renderer before a test imp
 from simulators import CameraEnv, SimulatorCfg, load
 from simulators.cameras import CameraCfg
 from vpl.files import STOP_SIGNALS
+from vpl_dataset import main
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
 OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
@@ -103,3 +106,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten episodes (five envs, two rounds) of 60 steps with overview and wrist camera."""
     flags = "--num_envs 5 --num_episodes 2 --steps 60 --enable_wrist_camera --width 160 --height 120"
     return collect_dataset(tmp_path_factory.mktemp("data"), *flags.split())
+
+
+@pytest.fixture(scope="session")
+def splits(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The session's dataset with lists of 8 episodes to train and 2 to validate on."""
+    copy = tmp_path_factory.mktemp("splits") / dataset.name
+    shutil.copytree(dataset, copy, copy_function=os.link)
+    assert main(["split", str(copy), "--val", "0.2"]) == 0
+    return copy

@@ -32,12 +32,13 @@ class PushBlock(Task):
     def things(self) -> list[Body]:
         return [
             Body(
-                "block", (START_X, 0.0, 0.3),
+                "block",
+                (START_X, 0.0, 0.3),
                 joints=(Joint("block_slide", "slide", (1, 0, 0), (-0.4, 0.2), damping=2.0),),
                 geoms=(Geom("box", (0.04, 0.06, 0.1), "wood", mass=0.5),),
                 sites=(Site("block", (0, 0, 0)),),
             )
-        ]  # fmt: skip
+        ]
 
     def initial_joint_pos(self, uniform: torch.Tensor) -> torch.Tensor:
         home = torch.tensor([*HOME, 0.0], device=uniform.device)

@@ -52,17 +52,20 @@ def test_reward_terms_at_a_grasp(grasped):
     action, last_action = torch.full((1, 8), 0.5), torch.zeros(1, 8)
     terms = {name: value.item() for name, value in TASK.reward_terms(grasped, action, last_action).items()}
     assert list(terms) == list(WEIGHTS)
-    assert terms == pytest.approx({
-        "approach_ee_handle": 2 * (1 / (1 + 0.02**2)) ** 2,
-        "align_ee_handle": 1.0,
-        "approach_gripper_handle": 0.06,
-        "align_grasp_around_handle": 1.0,
-        "grasp_handle": 0.06,
-        "open_drawer_bonus": 0.5,
-        "multi_stage_open_drawer": 1.5,
-        "action_rate_l2": 2.0,
-        "joint_vel_l2": 2.25,
-    }, abs=1e-6)  # fmt: skip
+    assert terms == pytest.approx(
+        {
+            "approach_ee_handle": 2 * (1 / (1 + 0.02**2)) ** 2,
+            "align_ee_handle": 1.0,
+            "approach_gripper_handle": 0.06,
+            "align_grasp_around_handle": 1.0,
+            "grasp_handle": 0.06,
+            "open_drawer_bonus": 0.5,
+            "multi_stage_open_drawer": 1.5,
+            "action_rate_l2": 2.0,
+            "joint_vel_l2": 2.25,
+        },
+        abs=1e-6,
+    )
 
 
 def test_reward_terms_far_from_the_handle(grasped):

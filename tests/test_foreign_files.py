@@ -131,9 +131,16 @@ def attribute_changes(dataset: Path) -> Iterator[tuple[str, Callable[[h5py.File]
 
 
 HARMLESS = (
-    "/@language_instruction", "/@task text", "/@task no text", "/@simulator", "/@seed", "/@run",  # any will do
-    "extrinsics@", "sim_state@", "full_rate/",  # what validate does not read
-)  # fmt: skip
+    "/@language_instruction",
+    "/@task text",
+    "/@task no text",
+    "/@simulator",
+    "/@seed",
+    "/@run",  # any will do
+    "extrinsics@",
+    "sim_state@",
+    "full_rate/",  # what validate does not read
+)
 
 
 def test_odd_attribute_is_a_problem_of_its_episode(good, tmp_path):

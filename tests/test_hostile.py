@@ -54,7 +54,7 @@ FILE_SYSTEMS = [
         ("replay D", "filmed      3 episodes"),
         ("resume D --num_episodes 2", "collected   6 episodes"),
     )
-]  # fmt: skip
+]
 USERS = [
     ("chmod -R a+rwX .", f"{STRANGER} {command}", 0, words)
     for command, words in (
@@ -68,7 +68,7 @@ USERS = [
     ("chmod -R a-w .", f"{STRANGER} collect", 2, "--data_root vpl_tiled cannot be written"),
     ("chmod -R a-w .", f"{STRANGER} dataset view D", 1, "D"),
     ("chmod -R a+rX .; chmod a-rwx D/episode_001/*.h5", f"{STRANGER} dataset info D", 1, "episode_001"),
-]  # fmt: skip
+]
 PATHS = [
     ("", "collect --data_root 'a:b'", 0, "a:b"),
     ("", "collect --data_root 'mit leerzeichen/und ümläut %20 #1'", 0, "ümläut"),
@@ -111,15 +111,21 @@ FOREIGN_FILES = [
         ("dataset merge D OTHER --output new", "6 episodes"),
         ("exports act D --output new", ""),
     )
-]  # fmt: skip
+]
 DAMAGED_FILES = [
     (given, command, code, "episode_001")
     for given, command, code in (
         *(
             (f"truncate -s -3000 {EPISODE}", command, 1)
             for command in (
-                "dataset info D", "dataset validate D", "dataset stats D", "dataset view D", "replay D",
-                "exports act D --output new", "dataset merge D OTHER --output new", "resume D --num_episodes 2",
+                "dataset info D",
+                "dataset validate D",
+                "dataset stats D",
+                "dataset view D",
+                "replay D",
+                "exports act D --output new",
+                "dataset merge D OTHER --output new",
+                "resume D --num_episodes 2",
             )
         ),
         (f": >{EPISODE}", "dataset info D", 1),
@@ -142,9 +148,9 @@ DAMAGED_FILES = [
     ("echo '{}' >D/metadata.json", "resume D", 2, "metadata.json"),
     ("echo '{}' >D/metadata.json", "replay D", 2, "metadata.json"),
     ("echo '{}' >D/metadata.json", "dataset merge D OTHER --output new", 2, "metadata.json"),
-    ("echo '{\"train\": [\"episode_009\"]}' >D/splits.json", "dataset stats D --split train", 2, "splits.json"),
+    ('echo \'{"train": ["episode_009"]}\' >D/splits.json', "dataset stats D --split train", 2, "splits.json"),
     ("echo nonsense >D/splits.json", "exports act D --output new", 2, "splits.json"),
-]  # fmt: skip
+]
 CHECKPOINTS = [
     (given, f"collect --checkpoint model.pt {flags}", 2, f"--checkpoint: .*model.pt.*{words}")
     for given, flags, words in (

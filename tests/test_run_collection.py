@@ -23,10 +23,45 @@ RTX, H100 = "GPU 0: NVIDIA GeForce RTX 4090 (UUID: GPU-1)", "GPU 0: NVIDIA H100 
 READY = {"containers": {"isaaclab-test": "isaac"}, "images": {"isaaclab:2.2-ray": "isaac"}, "gpus": [RTX]}
 NO_CONTAINER = READY | {"containers": {}}
 ARGUMENTS = [
-    "", " ", "  two  spaces ", "tab\there", "line\nbreak", "'", '"', "''", '"quoted"', "it's", "a 'b' \"c\"", "*", "?",
-    "[a-z]", "~", "$HOME", "${x}", "$(id)", "`id`", "\\", "\\n", "a\\ b", "!x", "#x", "&", "; ls", "| cat", "> file",
-    "{a,b}", "--", "-", "--kit_args=--a --b='c d'", "ünïcode", "100%", "a=b=c", ",", ":", "(x)",
-]  # fmt: skip
+    "",
+    " ",
+    "  two  spaces ",
+    "tab\there",
+    "line\nbreak",
+    "'",
+    '"',
+    "''",
+    '"quoted"',
+    "it's",
+    "a 'b' \"c\"",
+    "*",
+    "?",
+    "[a-z]",
+    "~",
+    "$HOME",
+    "${x}",
+    "$(id)",
+    "`id`",
+    "\\",
+    "\\n",
+    "a\\ b",
+    "!x",
+    "#x",
+    "&",
+    "; ls",
+    "| cat",
+    "> file",
+    "{a,b}",
+    "--",
+    "-",
+    "--kit_args=--a --b='c d'",
+    "ünïcode",
+    "100%",
+    "a=b=c",
+    ",",
+    ":",
+    "(x)",
+]
 
 
 def write_script(path: Path, line: str) -> None:
@@ -59,14 +94,22 @@ def machine(tmp_path: Path) -> SimpleNamespace:
         docker_log.unlink(missing_ok=True)
         collector_log.unlink(missing_ok=True)
         settings = {
-            "PATH": f"{tools}:{os.environ['PATH']}", "VENV": str(tools / "venv"), "DOCKER_STATE": json.dumps(state),
-            "DOCKER_LOG": str(docker_log), "COLLECTOR_LOG": str(collector_log),
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "VENV": str(tools / "venv"),
+            "DOCKER_STATE": json.dumps(state),
+            "DOCKER_LOG": str(docker_log),
+            "COLLECTOR_LOG": str(collector_log),
             "GPUS": "\n".join(state.get("gpus", [])),
-        }  # fmt: skip
+        }
         return subprocess.Popen(
-            [PROJECT / "run_collection.sh", *arguments], cwd=folder, env=os.environ | settings | environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [PROJECT / "run_collection.sh", *arguments],
+            cwd=folder,
+            env=os.environ | settings | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     def call(state: dict, *arguments: str, **environment: str) -> SimpleNamespace:
         process = start(state, *arguments, **environment)
@@ -74,10 +117,14 @@ def machine(tmp_path: Path) -> SimpleNamespace:
         return SimpleNamespace(code=process.returncode, out=out, err=err)
 
     return SimpleNamespace(
-        start=start, call=call, folder=folder, tools=tools, collector_log=collector_log,
+        start=start,
+        call=call,
+        folder=folder,
+        tools=tools,
+        collector_log=collector_log,
         docker=lambda: [json.loads(line) for line in docker_log.read_text().splitlines()],
         collector=lambda: json.loads(collector_log.read_text()),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("mode", ["exec", "run", "embedded"])
@@ -99,10 +146,23 @@ def test_exec_is_this_command_line(machine):
     assert stage == ["exec", "isaaclab-test", "mktemp", "-d", "/tmp/isaac-data-gen.XXXXXX"]
     folder = main[-1].removesuffix("/data")
     assert main == [
-        "exec", "--env", "RUN_COLLECTION=1", "--workdir", "/workspace", "isaaclab-test",
-        "sh", "-c", 'echo $$ >"$0/pid"; exec "$@"', folder,
-        "python", COLLECTOR, "--num_envs", "4", "--data_root", f"{folder}/data",
-    ]  # fmt: skip
+        "exec",
+        "--env",
+        "RUN_COLLECTION=1",
+        "--workdir",
+        "/workspace",
+        "isaaclab-test",
+        "sh",
+        "-c",
+        'echo $$ >"$0/pid"; exec "$@"',
+        folder,
+        "python",
+        COLLECTOR,
+        "--num_envs",
+        "4",
+        "--data_root",
+        f"{folder}/data",
+    ]
     assert found == ["exec", "isaaclab-test", "test", "-d", f"{folder}/data"]
     assert fetched[:2] == ["cp", f"isaaclab-test:{folder}/data/."]
     assert removed == ["exec", "isaaclab-test", "rm", "-r", folder]
@@ -117,13 +177,42 @@ def test_reference_run_in_a_fresh_container_is_this_command_line(machine):
     data_root = str(PROJECT / "vpl_tiled")
     name = main[main.index("--name") + 1]
     assert main == [
-        "run", "--rm", "--init", "--sig-proxy=false", "--name", name, "--shm-size", "16g", "--gpus", "all",
-        "-v", "isaac-data-gen-kit:/isaac-sim/kit/cache", "-v", "isaac-data-gen-cache:/root/.cache",
-        "--mount", mount(data_root), "--env", "RUN_COLLECTION=1", "isaaclab:2.2-ray",
-        "sh", "-c", 'mkdir -p "$0" && cd "$0" && exec "$@"', str(machine.folder),
-        "python", COLLECTOR, "--num_envs", "20", "--num_episodes", "2", "--steps", "60", "--enable_wrist_camera",
-        "--headless", "--data_root", data_root,
-    ]  # fmt: skip
+        "run",
+        "--rm",
+        "--init",
+        "--sig-proxy=false",
+        "--name",
+        name,
+        "--shm-size",
+        "16g",
+        "--gpus",
+        "all",
+        "-v",
+        "isaac-data-gen-kit:/isaac-sim/kit/cache",
+        "-v",
+        "isaac-data-gen-cache:/root/.cache",
+        "--mount",
+        mount(data_root),
+        "--env",
+        "RUN_COLLECTION=1",
+        "isaaclab:2.2-ray",
+        "sh",
+        "-c",
+        'mkdir -p "$0" && cd "$0" && exec "$@"',
+        str(machine.folder),
+        "python",
+        COLLECTOR,
+        "--num_envs",
+        "20",
+        "--num_episodes",
+        "2",
+        "--steps",
+        "60",
+        "--enable_wrist_camera",
+        "--headless",
+        "--data_root",
+        data_root,
+    ]
 
 
 def mount(path: Path | str, end: str = "") -> str:
@@ -245,7 +334,7 @@ def test_image_for_every_machine_runs_without_a_gpu(machine):
         (READY | {"gpus": [H100]}, ["--in", "run"], "use --in embedded"),
         (READY, ["--in", "run", "--data_root", "/root"], "would hide the container's own /root"),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_is_one_line_with_its_remedy(machine, state, arguments, remedy):
     done = machine.call(state, *arguments)
     assert done.code == 2 and not machine.collector_log.exists()
@@ -285,31 +374,3 @@ def test_signal_reaches_the_collector_and_what_ended_is_kept(machine, mode, numb
     process.communicate(timeout=30)
     assert process.returncode == 128 + number
     assert (machine.folder / "vpl_tiled" / "dataset" / "episode_000").is_dir()
-
-
-def test_dataset_of_the_same_name_is_left_alone(machine):
-    there = machine.folder / "vpl_tiled" / "dataset"
-    there.mkdir(parents=True)
-    (there / "mine").write_text("precious")
-    done = machine.call(READY, "--num_envs", "1")
-    (kept,) = (machine.folder / "vpl_tiled").glob(".incoming-*/dataset/episode_000")
-    assert done.code == 0 and f"the new one is {kept.parent}" in done.err
-    assert [path.name for path in there.iterdir()] == ["mine"]
-
-
-def test_dataset_that_cannot_be_copied_out_stays_in_the_container(machine):
-    done = machine.call(READY | {"fails": "cp"}, "--num_envs", "1")
-    stage = machine.docker()[4][-1]
-    assert done.code == 1 and "no space left on device" in done.err and "it is still there" in done.err
-    assert machine.docker()[-1][0] == "cp" and stage
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to write what only a container's root would")
-def test_what_the_containers_root_wrote_becomes_the_callers(machine):
-    write_script(machine.tools / "id", "echo 1000")
-    assert machine.call(NO_CONTAINER, "--num_envs", "1").code == 0
-    data_root = machine.folder / "vpl_tiled"
-    assert machine.docker()[-1] == [
-        "run", "--rm", "--mount", mount(data_root), "--entrypoint", "chown", "isaaclab:2.2-ray",
-        "-R", "--from=0:0", "1000:1000", str(data_root),
-    ]  # fmt: skip

@@ -166,11 +166,13 @@ def test_wrist_camera_is_rigid_on_the_hand(make_env):
     for _ in range(5):
         sample = env.capture()
         x, y, z, w = sample["ee_rotation"][0].astype(np.float64)
-        world_r_hand = np.array([
-            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-        ])  # fmt: skip
+        world_r_hand = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
         hand = sample["ee_position"][0] - 0.1034 * world_r_hand[:, 2]
         eye = world_r_hand.T @ (sample["extrinsics"][0, 0, :3, 3] - hand)
         view = world_r_hand.T @ sample["extrinsics"][0, 0, :3, 2]
@@ -197,9 +199,14 @@ def test_what_is_drawn_at_the_tool_centre_point_is_where_calibration_puts_it(mak
         for geom in spec.geoms:
             geom.group = 4
         spec.body("hand").add_geom(
-            type=mujoco.mjtGeom.mjGEOM_SPHERE, pos=TCP_OFFSET, size=(radius, 0, 0), rgba=(1, 1, 1, 1), mass=0,
-            contype=0, conaffinity=0,
-        )  # fmt: skip
+            type=mujoco.mjtGeom.mjGEOM_SPHERE,
+            pos=TCP_OFFSET,
+            size=(radius, 0, 0),
+            rgba=(1, 1, 1, 1),
+            mass=0,
+            contype=0,
+            conaffinity=0,
+        )
 
     monkeypatch.setattr(scene, "_add_camera", add_ball_and_hide_the_rest)
     env = make_env(num_envs=16, cameras=(camera,))

@@ -275,9 +275,8 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("command", "goes_on"),
-    [("info {0}", True), ("stats {0}", True), ("view {0}", True),
-     ("merge {0} {1} --output {2}", False)],
-)  # fmt: skip
+    [("info {0}", True), ("stats {0}", True), ("view {0}", True), ("merge {0} {1} --output {2}", False)],
+)
 def test_a_damaged_episode_is_named_and_the_rest_goes_on(two, tmp_path, capsys, command, goes_on):
     spoilt = tmp_path / "spoilt"
     shutil.copytree(two[0], spoilt)

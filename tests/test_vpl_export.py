@@ -23,7 +23,7 @@ from readers.environments import LIBRARIES, Library, library_python
 
 import vpl_export
 from vpl.columns import Role
-from vpl_dataset import load_episode, main
+from vpl_dataset import load_episode
 
 HERE = Path(__file__).parent
 PSNR_DB = 35
@@ -35,15 +35,6 @@ import sys; sys.path[:0] = sys.argv[1:3]
 import recorded; recorded.define_torchvision_ops()
 import vpl_export; sys.exit(vpl_export.main(sys.argv[3:]))
 """
-
-
-@pytest.fixture(scope="session")
-def splits(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The session's dataset with lists of 8 episodes to train and 2 to validate on."""
-    copy = tmp_path_factory.mktemp("splits") / dataset.name
-    shutil.copytree(dataset, copy, copy_function=os.link)
-    assert main(["split", str(copy), "--val", "0.2"]) == 0
-    return copy
 
 
 def read_with(library: str, python: Path | str, dataset: Path, exported: Path, **environment: str) -> dict:
@@ -197,67 +188,6 @@ def test_what_is_held_out_stays_out(splits, tmp_path, capsys):
     with pytest.raises(SystemExit):
         export("robomimic", copy, tmp_path / "none.hdf5")
     assert "has no train or val" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def partly_successful(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A dataset of four episodes, and the names of those with success; the others are still on their way."""
-    flags = "--num_envs 4 --num_episodes 1 --steps 57 --width 32 --height 32 --seed 3"
-    dataset = collect_dataset(tmp_path_factory.mktemp("partly"), *flags.split())
-    rows = json.loads((dataset / "metadata.json").read_text())["episodes"]
-    successful = [row["path"] for row in rows if row["success"]]
-    assert 1 < len(successful) < 4
-    return dataset, successful
-
-
-@NEEDS_ZARR
-def test_episodes_without_success_are_left_out_on_demand(partly_successful, tmp_path, capsys):
-    import zarr
-
-    dataset, successful = partly_successful
-    root = zarr.open_group(str(export("zarr", dataset, tmp_path / "out", "--only_success")), mode="r")
-    assert root.attrs["vpl"]["episodes"] == successful
-    assert f"{len(successful)} episodes ({4 - len(successful)} left out)" in capsys.readouterr().out
-
-
-@NEEDS_ZARR
-def test_lists_without_failures_are_whole(partly_successful, tmp_path):
-    import zarr
-
-    copy = tmp_path / "copy"
-    shutil.copytree(partly_successful[0], copy, copy_function=os.link)
-    assert main(["split", str(copy), "--val", "0.5", "--only_success"]) == 0
-    root = zarr.open_group(str(export("zarr", copy, tmp_path / "out")), mode="r")
-    assert sorted(root.attrs["vpl"]["episodes"]) == partly_successful[1]
-
-
-@pytest.fixture
-def grown(splits: Path, tmp_path: Path) -> Path:
-    """A dataset with the lists that were drawn when its last episode was not there yet."""
-    copy = tmp_path / "grown"
-    shutil.copytree(splits, copy, copy_function=os.link, ignore=shutil.ignore_patterns("splits.json"))
-    shutil.move(copy / "episode_009", tmp_path)
-    assert main(["split", str(copy), "--val", "0.2"]) == 0
-    shutil.move(tmp_path / "episode_009", copy)
-    return copy
-
-
-def test_episodes_that_were_collected_after_the_split_do_not_vanish(grown, tmp_path, capsys):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        export("act", grown, tmp_path / "out")
-    error = capsys.readouterr().err
-    assert stopped.value.code == 2 and len(error.splitlines()) == 1 and not (tmp_path / "out").exists()
-    assert re.search(r"splits.json lacks 1 of 10 episodes, .* episode_009; .* or take one list: --split train", error)
-    export("act", grown, tmp_path / "train", "--split", "train")
-    assert "7 episodes (3 left out)" in capsys.readouterr().out
-
-
-def test_statistics_say_what_they_are_of(grown, capsys):
-    assert main(["stats", str(grown), "--split", "train"]) == 0
-    assert "1 of 10 episodes are in no list of splits.json" in capsys.readouterr().err
-    assert main(["stats", str(grown)]) == 0
-    assert "also of those to validate on; normalize with --split train" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("flags", "exported"), [((), 2), (("--split", "val"), 1)])

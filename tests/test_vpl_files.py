@@ -205,9 +205,15 @@ def test_publishing_never_replaces_anything(tmp_path, kind):
     assert os.lstat(target).st_ino == before and part.is_dir()
 
 
-@pytest.mark.parametrize(("is_folder", "number", "refused"), [
-    (True, errno.EINVAL, False), (True, errno.ENOTSUP, False), (True, errno.EIO, True), (False, errno.EINVAL, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("is_folder", "number", "refused"),
+    [
+        (True, errno.EINVAL, False),
+        (True, errno.ENOTSUP, False),
+        (True, errno.EIO, True),
+        (False, errno.EINVAL, True),
+    ],
+)
 def test_only_folders_need_not_be_flushed_where_the_file_system_cannot(
     tmp_path, monkeypatch, is_folder, number, refused
 ):

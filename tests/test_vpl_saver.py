@@ -30,11 +30,23 @@ COLUMNS = recorded_columns([f"joint{i}" for i in range(9)], {"a": 11, "b": 20}, 
 
 def make_cfg(root: Path, **changes) -> DatasetCfg:
     settings = dict(
-        root=root, task="Task-v0", simulator="none", num_envs=ENVS, steps=10, step_dt=1 / 60, width=WIDTH,
-        height=HEIGHT, camera_names=("overview", "wrist"), intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
-        columns=COLUMNS, obs_terms={"a": 11, "b": 20}, state_spec="made up", seed=1,
-        success_rule=SuccessRule("lift_m", ">=", 0.3), language_instruction="lift the thing",
-    )  # fmt: skip
+        root=root,
+        task="Task-v0",
+        simulator="none",
+        num_envs=ENVS,
+        steps=10,
+        step_dt=1 / 60,
+        width=WIDTH,
+        height=HEIGHT,
+        camera_names=("overview", "wrist"),
+        intrinsics=np.tile(np.eye(3), (CAMERAS, 1, 1)),
+        columns=COLUMNS,
+        obs_terms={"a": 11, "b": 20},
+        state_spec="made up",
+        seed=1,
+        success_rule=SuccessRule("lift_m", ">=", 0.3),
+        language_instruction="lift the thing",
+    )
     return DatasetCfg(**{**settings, **changes})
 
 
@@ -271,8 +283,11 @@ def test_exception_in_the_stepping_thread_keeps_whole_episodes_only(tmp_path):
         raise ZeroDivisionError
     assert len(episode_folders(tmp_path / "set")) == 3
     assert sorted(path.name for path in (tmp_path / "set").iterdir()) == [
-        "episode_000", "episode_001", "episode_002", "metadata.json",
-    ]  # fmt: skip
+        "episode_000",
+        "episode_001",
+        "episode_002",
+        "metadata.json",
+    ]
     assert json.loads((tmp_path / "set" / "metadata.json").read_text())["num_episodes"] == 3
 
 

@@ -59,14 +59,16 @@ def measure(env: MujocoCpuEnv, policy, seed: int) -> dict[str, np.ndarray]:
         action = policy.act(sample, obs)
         obs, _, _, extras = env.step(action)
         state = env._state
-        rows.append({
-            "drawer": state.task_joint_pos[:, 0].numpy(),
-            "held": held(state).numpy(),
-            "speed": state.tcp_vel.norm(dim=1).numpy(),
-            "target": extras["joint_pos_target"][:, :7].numpy(),
-            "force": forces.measure(),
-            "in_view": in_view(env, sample["extrinsics"][:, 1]),
-        })  # fmt: skip
+        rows.append(
+            {
+                "drawer": state.task_joint_pos[:, 0].numpy(),
+                "held": held(state).numpy(),
+                "speed": state.tcp_vel.norm(dim=1).numpy(),
+                "target": extras["joint_pos_target"][:, :7].numpy(),
+                "force": forces.measure(),
+                "in_view": in_view(env, sample["extrinsics"][:, 1]),
+            }
+        )
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 

@@ -23,6 +23,7 @@ from started import HERE, PROJECT, REACH, TASK
 import gymnasium
 import kit
 import numpy as np
+import pixels
 import seam
 import torch
 import world
@@ -59,9 +60,11 @@ class EarlyCfg(FrankaCabinetEnvCfg):
 
 
 gymnasium.register(
-    EARLY, entry_point="isaaclab.envs:ManagerBasedRLEnv", disable_env_checker=True,
+    EARLY,
+    entry_point="isaaclab.envs:ManagerBasedRLEnv",
+    disable_env_checker=True,
     kwargs={**gymnasium.spec(TASK).kwargs, "env_cfg_entry_point": EarlyCfg},
-)  # fmt: skip
+)
 
 
 def collect(data_root: Path, *flags: str) -> Path:
@@ -89,7 +92,7 @@ def problems(dataset: Path) -> Iterator[str]:
 
 def row_problems(episode: Episode, row: int) -> Iterator[str]:
     for camera, picture in enumerate(episode["color"][row]):
-        numbers = world.decode(picture)
+        numbers = pixels.decode(picture)
         env, joint_pos, joint_vel, drawer, hand = np.split(numbers, [1, 10, 16, 17])
         if env != episode.attrs["env_index"] or (picture[-1, -1, 0] == 150) != (camera == 1):
             yield f"camera {camera} shows env {env}"
@@ -265,18 +268,27 @@ def test_exit_status_tells_the_truth_in_spite_of_kits_fast_shutdown(before, flag
 
 FAULTS = {
     "capture after step": (
-        collector, "sample = sample or finish_capture()", "sample = env.capture(saver.cfg.streams)", check_rows,
+        collector,
+        "sample = sample or finish_capture()",
+        "sample = env.capture(saver.cfg.streams)",
+        check_rows,
     ),
     "no re-render after reset": (isaac, "self._options.rerenders if self._stale", "0 if self._stale", check_rows),
     "drives left at a set state": (isaac, "asset.set_joint_position_target(position)", "pass", check_state),
     "buffer not refreshed": (isaac, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
     "view instead of copy": (isaac, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
     "camera's own pose": (
-        isaac, "self._hand_poses()[:, None] @ self._mounts[self._on_hand]", SENSOR_POSES, check_rows,
+        isaac,
+        "self._hand_poses()[:, None] @ self._mounts[self._on_hand]",
+        SENSOR_POSES,
+        check_rows,
     ),
     "w, x, y, z stored": (isaac, "[:, [1, 2, 3, 0]]", "", check_rows),
     "env origin not subtracted": (
-        isaac, "self._tool_index] - self._env.scene.env_origins", "self._tool_index]", check_rows,
+        isaac,
+        "self._tool_index] - self._env.scene.env_origins",
+        "self._tool_index]",
+        check_rows,
     ),
     "finger as end effector": (isaac, '("ee_tcp", "end_effector")', '("tool_leftfinger",)', check_rows),
     "column of another type": (isaac, '"extrinsics": self._extrinsics()', '"extrinsics": self._mounts', check_columns),
@@ -286,7 +298,7 @@ FAULTS = {
     "temporal anti-aliasing": (lab2, 'ANTI_ALIASING = "FXAA"', 'ANTI_ALIASING = "DLAA"', check_rows),
     "own --width leaked": (lab2, "AppLauncher(flags)", "AppLauncher({**flags, 'width': 64})", check_launch),
     "own command line leaked": (lab2, "sys.argv[1:] = []", "pass", check_launch),
-}  # fmt: skip
+}
 """Name: the module, what is replaced in its source, by what, and the check that must fail."""
 
 
@@ -322,6 +334,11 @@ def test_how_much_of_isaac_lab_this_goes_through(tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{len(seen)} functions of Isaac Lab ran in {len({file for file, _ in seen})} of its files")
     names = {name for _, name in seen}
-    for name in ("ManagerBasedRLEnv.step", "TiledCamera._update_buffers_impl", "AppLauncher.__init__",
-                 "Articulation.write_joint_position_to_sim", "ObservationManager.compute_group"):  # fmt: skip
+    for name in (
+        "ManagerBasedRLEnv.step",
+        "TiledCamera._update_buffers_impl",
+        "AppLauncher.__init__",
+        "Articulation.write_joint_position_to_sim",
+        "ObservationManager.compute_group",
+    ):
         assert name in names

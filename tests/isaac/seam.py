@@ -10,6 +10,7 @@ from started import REACH, TASK
 
 # isort: split
 import numpy as np
+import pixels
 import torch
 import world
 from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
@@ -88,7 +89,7 @@ def test_env_that_diverged_is_reported_and_starts_anew(cause):
         sample = env.capture(["color"])
         numbers = (reward.numpy(), observations["policy"].numpy(), *sample.columns.values())
         assert all(np.isfinite(part).all() for part in numbers)
-        assert np.array_equal(world.decode(sample["color"][2, 0])[1:10], sample["joint_pos"][2])
+        assert np.array_equal(pixels.decode(sample["color"][2, 0])[1:10], sample["joint_pos"][2])
         *_, dones, extras = env.step(torch.zeros(4, 8))
         assert not dones.any() and not extras["diverged"].any()
 

@@ -21,6 +21,7 @@ from isaaclab.sensors import FrameTransformerCfg, TiledCamera, TiledCameraCfg
 from isaaclab.sensors.camera.camera_data import CameraData
 from isaaclab.sensors.frame_transformer import FrameTransformer
 from isaaclab.utils.math import combine_frame_transforms, quat_from_euler_xyz
+from pixels import encode
 from pxr import Usd, UsdGeom
 
 JOINTS = {
@@ -190,12 +191,10 @@ class ArticulationView:
             "dof_limits": torch.tensor(LIMITS[entity]).repeat(self.count, 1, 1),
             "root_transforms": body_poses(world, entity)[:, 0].clone(),
         }
-        self._shapes = {
-            "masses": (len(bodies),), "inertias": (len(bodies), 9), "coms": (len(bodies), 7),
-            "material_properties": (len(bodies), 3), "root_velocities": (6,),
-            "dof_friction_properties": (len(joints), 3), "link_velocities": (len(bodies), 6),
-            "link_accelerations": (len(bodies), 6),
-        }  # fmt: skip
+        bodies_of = {"masses": (), "inertias": (9,), "coms": (7,), "material_properties": (3,)}
+        moving = {"link_velocities": (6,), "link_accelerations": (6,)}
+        self._shapes = {name: (len(bodies), *shape) for name, shape in (bodies_of | moving).items()}
+        self._shapes |= {"root_velocities": (6,), "dof_friction_properties": (len(joints), 3)}
 
     def __getattr__(self, name: str) -> Any:
         """get_x and set_x of all that physics here does not use."""
@@ -380,20 +379,6 @@ def tiled(world: World, cfg: TiledCameraCfg) -> np.ndarray:
         tile[..., :3] = encode(numbers[env], cfg.height, cfg.width, "hand" in cfg.prim_path)
         tile[..., 3] = 255
     return buffer
-
-
-def encode(numbers: np.ndarray, height: int, width: int, on_hand: bool) -> np.ndarray:
-    """A picture (H, W, 3) uint8 whose first pixels are the numbers' bits, in grays that a video keeps."""
-    picture = np.full((height, width, 3), 150 if on_hand else 100, np.uint8)
-    bits = np.unpackbits(numbers.astype("<f4").view(np.uint8))
-    picture.reshape(-1, 3)[: len(bits)] = np.where(bits, 140, 110)[:, None]
-    return picture
-
-
-def decode(picture: np.ndarray, count: int = 24) -> np.ndarray:
-    """The numbers that a picture (H, W, 3) holds, (count,) float32."""
-    bits = picture.reshape(-1, 3)[: count * 32, 0] > 125
-    return np.packbits(bits).view("<f4")
 
 
 def install() -> None:

@@ -46,10 +46,18 @@ for name, value in {"min": rows.min(0), "max": rows.max(0), "mean": rows.mean(0)
 features = dataset_to_policy_features(meta.features)
 outputs = {key: feature for key, feature in features.items() if feature.type is FeatureType.ACTION}
 config = ACTConfig(
-    input_features={key: feature for key, feature in features.items() if key not in outputs}, output_features=outputs,
-    chunk_size=8, n_action_steps=8, pretrained_backbone_weights=None, dim_model=64, n_heads=4, dim_feedforward=64,
-    n_encoder_layers=1, n_vae_encoder_layers=1, device="cpu",
-)  # fmt: skip
+    input_features={key: feature for key, feature in features.items() if key not in outputs},
+    output_features=outputs,
+    chunk_size=8,
+    n_action_steps=8,
+    pretrained_backbone_weights=None,
+    dim_model=64,
+    n_heads=4,
+    dim_feedforward=64,
+    n_encoder_layers=1,
+    n_vae_encoder_layers=1,
+    device="cpu",
+)
 policy = ACTPolicy(config)
 policy.train()
 optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
@@ -63,9 +71,17 @@ for _ in range(2):
     loss.backward()
     optimizer.step()
 report(
-    library=f"lerobot {lerobot.__version__}", frames=compared, psnr_db=worst, inputs=sorted(config.input_features),
-    losses=losses, names=meta.features["action"]["names"],
-    state_names=meta.features["observation.state"]["names"], columns=sorted(about["columns"]),
-    splits=info["splits"], fps=meta.fps, robot_type=meta.robot_type, codebase_version=info["codebase_version"],
+    library=f"lerobot {lerobot.__version__}",
+    frames=compared,
+    psnr_db=worst,
+    inputs=sorted(config.input_features),
+    losses=losses,
+    names=meta.features["action"]["names"],
+    state_names=meta.features["observation.state"]["names"],
+    columns=sorted(about["columns"]),
+    splits=info["splits"],
+    fps=meta.fps,
+    robot_type=meta.robot_type,
+    codebase_version=info["codebase_version"],
     stats_of_rows=int(meta.stats["action"]["count"][0]),
-)  # fmt: skip
+)

@@ -31,9 +31,13 @@ with config.values_unlocked():
 ObsUtils.initialize_obs_utils_with_config(config)
 shapes = FileUtils.get_shape_metadata_from_dataset(str(path), all_obs_keys=config.all_obs_keys)
 data = SequenceDataset(
-    str(path), obs_keys=config.all_obs_keys, dataset_keys=("actions", "rewards", "dones"), seq_length=1,
-    hdf5_cache_mode="low_dim", load_next_obs=False,
-)  # fmt: skip
+    str(path),
+    obs_keys=config.all_obs_keys,
+    dataset_keys=("actions", "rewards", "dones"),
+    seq_length=1,
+    hdf5_cache_mode="low_dim",
+    load_next_obs=False,
+)
 
 compared = 0
 for index, name in enumerate(about["episodes"]):
@@ -55,6 +59,10 @@ batch = model.process_batch_for_training(next(iter(torch.utils.data.DataLoader(d
 batch = model.postprocess_batch_for_training(batch, obs_normalization_stats=None)
 losses = [float(model.train_on_batch(batch, epoch=1)["losses"]["action_loss"]) for _ in range(2)]
 report(
-    library=f"robomimic {robomimic.__version__}", frames=compared, exact=True, losses=losses, masks=masks,
+    library=f"robomimic {robomimic.__version__}",
+    frames=compared,
+    exact=True,
+    losses=losses,
+    masks=masks,
     env=FileUtils.get_env_metadata_from_dataset(str(path)),
-)  # fmt: skip
+)
