@@ -176,12 +176,8 @@ def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags
                 successful_rows += columns["success"] | (successful_rows > 0)
                 ended = ended | (recording & (successful_rows > flags.stop_after_success))
             if ended.any():
-                terminated = done & ~to_numpy(extras["time_outs"])
-                recording = without(recording, saver.store(*in_hand))
+                recording = publish(saver, in_hand, ended, done, extras)
                 in_hand = None
-                diverged = recording & to_numpy(extras["diverged"])
-                recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
-                saver.end_episodes(ended & recording, terminated, ended & ~terminated)
             show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if wanted else 0)
             recording = recording & ~ended
             if not recording.any():
@@ -191,6 +187,18 @@ def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags
                 f"round {round_index + 1} of {flags.num_episodes} simulated; on disk: {episode_counts(saver)}",
                 flush=True,
             )
+
+
+def publish(
+    saver: VPLSaver, in_hand: tuple[Any, ...], ended: np.ndarray, done: np.ndarray, extras: dict[str, Any]
+) -> np.ndarray:
+    """Store a step after which the envs `ended` end their episodes, (N,) bool; returns whose are not dropped by it."""
+    recording = without(in_hand[2], saver.store(*in_hand))
+    diverged = recording & to_numpy(extras["diverged"])
+    recording = without(recording, saver.drop_episodes(diverged, "the simulation diverged"))
+    terminated = done & ~to_numpy(extras["time_outs"])
+    saver.end_episodes(ended & recording, terminated, ended & ~terminated)
+    return recording
 
 
 def execute(

@@ -132,7 +132,7 @@ def state(episode: Episode, row: int) -> np.ndarray:
 
 def wrist_mount() -> np.ndarray:
     """The wrist camera's default pose in the hand's frame."""
-    camera = CameraCfg("wrist", (-0.05, 0.0, 0.08), (0.25, 0.0, 0.0), frame="gripper")
+    camera = CameraCfg("wrist", (0.08, 0.19, -0.05), (0.0, -0.02, 0.08), frame="gripper")
     mount = camera.pose
     mount[:3] = HAND_R_GRIPPER @ mount[:3]
     return mount

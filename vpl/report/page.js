@@ -139,6 +139,11 @@ class Player {
   }
 }
 
+// Of a curve's axis; one that never changes is a line in the middle
+function limits(chart, low, high) {
+  return low === high ? [low - 0.5, high + 0.5] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
 function plot(episode, name, player) {
   const box = document.createElement("div"), head = document.createElement("h2");
   box.className = "plot";
@@ -149,7 +154,7 @@ function plot(episode, name, player) {
   const times = lines[0].map((_, i) => i * (episode.frames - 1) / Math.max(1, episode.rows - 1) * episode.seconds / episode.frames);
   const label = (i) => (packed.names[i] ?? (lines.length > 1 ? String(i) : name)).replace("panda_", "");
   const chart = new uPlot({
-    width: 300, height: 190, scales: { x: { time: false } },
+    width: 300, height: 190, scales: { x: { time: false }, y: { range: limits } },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
     series: [{ label: "s", value: (_, v) => v?.toFixed(3) ?? "" },
       ...lines.map((_, i) => ({ label: label(i), stroke: colours[i % colours.length], points: { show: false }, value: (_, v) => v?.toFixed(3) ?? "" }))],
