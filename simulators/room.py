@@ -22,7 +22,8 @@ def add_patterns(spec: mujoco.MjSpec) -> None:
     spec.add_material(name=PLAIN, specular=0.2, shininess=0.3)
     for name, rgb in pictures().items():
         pattern = PATTERNS[name.rpartition("_")[0]]
-        _add_textured(spec, name, rgb, specular=pattern.specular, texrepeat=[pattern.repeats_per_m] * 2)
+        in_2_m = 2 * pattern.repeats_per_m  # what MuJoCo counts of a uniform texture
+        _add_textured(spec, name, rgb, specular=pattern.specular, texrepeat=[in_2_m] * 2)
 
 
 def add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) -> None:
