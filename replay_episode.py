@@ -336,13 +336,19 @@ def kinds_to_film(flags: ReplayFlags, metadata: dict[str, Any], folders: list[Pa
         raise FlagError(f"--randomize {flags.randomize}: {wrong[0]} is part of the motion; give {','.join(DRAWN_ANEW)}")
     if flags.copies > 1 and not anew:
         raise FlagError(f"--copies {flags.copies} of the same picture; give --randomize {','.join(DRAWN_ANEW)}")
-    recorded: set[str] = set()
-    for folder in folders:
-        with load_episode(folder) as episode:
-            recorded |= variation_of(episode.h5).keys()
+    recorded = recorded_kinds(folders)
     if jsonable(camera_rows(flags.cameras())) != metadata.get("cameras"):
         recorded.discard("camera")
     return tuple(kind for kind in KINDS if kind in recorded or kind in anew)
+
+
+def recorded_kinds(folders: list[Path]) -> set[str]:
+    """What was drawn for any of these episodes."""
+    kinds: set[str] = set()
+    for folder in folders:
+        with load_episode(folder) as episode:
+            kinds |= variation_of(episode.h5).keys()
+    return kinds
 
 
 def find_episodes(path: Path) -> tuple[list[Path], dict[str, Any]]:

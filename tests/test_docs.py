@@ -96,6 +96,7 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(vpl_export, "choose", stop)
     monkeypatch.setattr(replay_episode, "damage", lambda _folder: "")
     monkeypatch.setattr(replay_episode, "without_damaged", list)
+    monkeypatch.setattr(replay_episode, "recorded_kinds", lambda _folders: set())
     monkeypatch.chdir(tmp_path)
     metadata = {"format_version": 2, "simulator": "mujoco", "task": TASK, "checkpoint": {}, "episodes": []}
     metadata["arguments"] = arguments(collect_flags.CollectFlags())
