@@ -22,11 +22,13 @@ class ActionNoise:
     """Gaussian noise on actions, of a scale that each episode draws."""
 
     def __init__(self, largest: float, signs: Sequence[int], num_envs: int, num_actions: int) -> None:
-        """Args:
-        largest: an episode's scale is uniform from 0 to this, in the action's unit.
-        signs: actions that are signs, not quantities; they stay as they are.
-        num_envs: N.
-        num_actions: A.
+        """Noise of at most this scale for all envs.
+
+        Args:
+            largest: an episode's scale is uniform from 0 to this, in the action's unit.
+            signs: actions that are signs, not quantities; they stay as they are.
+            num_envs: N.
+            num_actions: A.
         """
         self.is_on = largest > 0
         self._largest, self._shape = largest, (num_envs, num_actions)
