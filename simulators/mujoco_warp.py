@@ -160,6 +160,12 @@ class MujocoWarpEnv(MujocoEnv):
     def _make_renderer(self) -> Callable[[], None]:
         """What draws every env's cameras into `self._rgb` (N, C, H, W, 3) uint8."""
         camera, num_cameras = self.cameras[0], len(self.cameras)
+        lenses_vary = "camera" in self.cfg.variation.kinds
+        if lenses_vary and self._options.samples_per_pixel > 1:
+            raise SimulatorError(
+                f"--samples_per_pixel {self._options.samples_per_pixel}: MuJoCo Warp draws one ray per pixel where "
+                "lenses differ between envs; leave it out, or camera out of --randomize"
+            )
         context = mjw.create_render_context(
             self.model,
             nworld=self.num_envs,
@@ -168,14 +174,17 @@ class MujocoWarpEnv(MujocoEnv):
             cam_active=[camera.name for camera in self.cameras],
             use_shadows=self._options.shadows,
             samples_per_pixel=math.isqrt(self._options.samples_per_pixel),
+            use_precomputed_rays=not lenses_vary,
             enable_emission=False,
             enable_per_light_ambient="light" in self.cfg.variation.kinds,  # the scene itself has none
         )
         assert context.cam_id_map.numpy().tolist() == self._camera_ids.tolist(), "cameras are in another order"
-        order = np.concatenate([i * camera.width * camera.height + _tiled(camera) for i in range(num_cameras)])
-        for name in ("ray", "ray_offset"):
-            rays = getattr(context, name).numpy().reshape(-1, len(order), 3)
-            setattr(context, name, wp.array(rays[:, order].reshape(-1, 3), dtype=wp.vec3))
+        order = np.arange(num_cameras * camera.width * camera.height)
+        if not lenses_vary:
+            order = np.concatenate([i * camera.width * camera.height + _tiled(camera) for i in range(num_cameras)])
+            for name in ("ray", "ray_offset"):
+                rays = getattr(context, name).numpy().reshape(-1, len(order), 3)
+                setattr(context, name, wp.array(rays[:, order].reshape(-1, 3), dtype=wp.vec3))
         pixel_of_ray: Any = wp.array(order, dtype=int)
         rgb = wp.zeros((self.num_envs, len(order), 3), dtype=wp.uint8)
         self._rgb = wp.to_torch(rgb).view(self.num_envs, num_cameras, camera.height, camera.width, 3)

@@ -144,6 +144,21 @@ def test_looks_are_seen_and_put_back(make_env):
     assert np.array_equal(env.intrinsics(), lenses) and env.episode_info() == info
 
 
+def test_a_drawn_camera_is_the_camera_that_it_says(make_env):
+    varied = make_env(num_envs=2, cameras=BOTH, variation=VariationCfg(("camera",)))
+    varied.reset(1)
+    drawn = varied.episode_info()[0]["camera"]["overview"]
+    place = {key: tuple(drawn[key]) for key in ("eye", "target")}
+    overview = replace(BOTH[0], **place, vertical_fov_deg=drawn["vertical_fov_deg"])
+    fixed = make_env(num_envs=2, cameras=(overview, BOTH[1]))
+    fixed.reset(1)
+    pictures = [env.capture(["color"])["color"][0].astype(int) for env in (varied, fixed)]
+    assert np.abs(pictures[0] - pictures[1]).mean() < 0.3
+    elsewhere = varied.capture(["color"])["color"][1].astype(int)
+    assert np.abs(pictures[1][0] - elsewhere[0]).mean() > 1
+    assert varied.intrinsics()[0] == pytest.approx(fixed.intrinsics()[0])
+
+
 def test_a_scene_that_cannot_be_put_back_is_refused(make_env):
     env = make_env(num_envs=1)
     with pytest.raises(ValueError, match="variation has looks, but the simulator was built to vary nothing"):
