@@ -95,7 +95,7 @@ def test_activation_and_clipping_are_said_with_where_they_come_from(tmp_path, ca
         ("--simulator mujoco --samples_per_pixel 4", ["--samples_per_pixel", "mujoco_warp"]),
         ("--simulator mujoco --samples_per_pixel 3", ["--samples_per_pixel", "1, 4, 9 or 16", "got 3"]),
         ("--enable_wrist_camera --wrist_cam_offset nan 0 0", ["--wrist_cam_offset", "nan"]),
-        ("--enable_wrist_camera --wrist_cam_look_offset -0.05 0 0.08", ["wrist", "own eye"]),
+        ("--enable_wrist_camera --wrist_cam_look_offset 0.08 0.19 -0.05", ["wrist", "own eye"]),
         ("--overview_cam_eye 0.42 0 0.42", ["overview", "own eye"]),
         ("--overview_cam_eye 0.42 0 3", ["overview", "up direction"]),
         ("--task Isaac-Nonsense-v0", ["--task", "Isaac-Nonsense-v0", "Isaac-Open-Drawer-Franka-v0"]),

@@ -12,6 +12,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from isaaclab_tasks.manager_based.manipulation.cabinet.config.franka.joint_pos_e
 
 import collect_tiled_with_checkpoint as collector
 import simulators.isaac as isaac
+from flags.collect import SHIPPED_CHECKPOINT
 from policies.rsl_rl import load_policy
 from simulators.cameras import HAND_R_GRIPPER, CameraCfg
 from simulators.isaac import lab2
@@ -67,8 +69,23 @@ gymnasium.register(
 )
 
 
+def closing_checkpoint() -> Path:
+    """The shipped policy with its gripper closed, which is what opens drawers in this world."""
+    checkpoint = torch.load(SHIPPED_CHECKPOINT, map_location="cpu", weights_only=True)
+    actor = checkpoint["actor_state_dict"]
+    actor["mlp.6.weight"][7], actor["mlp.6.bias"][7] = 0.0, -1.0
+    path = Path(tempfile.mkdtemp()) / "closing.pt"
+    torch.save(checkpoint, path)
+    return path
+
+
+CLOSING = closing_checkpoint()
+
+
 def collect(data_root: Path, *flags: str) -> Path:
     """Run the collector; returns the dataset."""
+    if "--checkpoint" not in flags:
+        flags = (*flags, "--checkpoint", str(CLOSING))
     sys.argv = ["collect_tiled_with_checkpoint.py", *FLAGS.split(), *flags]  # as a shell would; Kit reads it
     assert collector.main(["--data_root", str(data_root), *sys.argv[1:]]) == 0
     return max(data_root.iterdir(), key=lambda folder: folder.stat().st_mtime)
@@ -283,7 +300,7 @@ FAULTS = {
         SENSOR_POSES,
         check_rows,
     ),
-    "w, x, y, z stored": (isaac, "[:, [1, 2, 3, 0]]", "", check_rows),
+    "w, x, y, z stored": (lab2, "[:, [1, 2, 3, 0]]", "", check_rows),
     "env origin not subtracted": (
         isaac,
         "self._tool_index] - self._env.scene.env_origins",
