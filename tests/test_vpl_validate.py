@@ -333,9 +333,7 @@ def film_displaced(color: np.ndarray, path: Path) -> None:
 
 @pytest.mark.parametrize("size", [(160, 90), (64, 50)])
 def test_displaced_colours_of_a_video_are_found(tmp_path, size):
-    flags = "--num_envs 1 --num_episodes 1 --steps 10 --enable_wrist_camera --randomize none"
-    old_view = "--wrist_cam_offset -0.05 0 0.08 --wrist_cam_look_offset 0.25 0 0 --wrist_cam_fov 40"
-    flags = f"{flags} {old_view}"  # what these releases filmed
+    flags = "--num_envs 1 --num_episodes 1 --steps 10 --randomize none --camera side:-0.9,-1,1.4:0.5,0,0.5"
     dataset = collect_dataset(tmp_path, *flags.split(), "--width", str(size[0]), "--height", str(size[1]))
     assert validate(dataset) == []
     with h5py.File(dataset / "episode_000" / "episode_000.h5") as file:
