@@ -84,7 +84,7 @@ if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
   "$python" -m venv "$venv"
 fi
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet)
-"${pip[@]}" --upgrade 'pip>=24' >&2   # pip 23.0, which comes with Python 3.10, takes half an hour to choose versions
+"${pip[@]}" 'pip>=23.1' >&2   # earlier ones, such as Python 3.10's, take half an hour to choose versions
 cpu_builds=https://download.pytorch.org/whl/cpu
 index=()
 # PyTorch's CPU build saves gigabytes of CUDA where there is no GPU
