@@ -104,6 +104,8 @@ class MujocoWarpEnv(MujocoEnv):
             "ctrl",
             "qacc_warmstart",
             "overflow",
+            "geom_xpos",
+            "geom_xmat",
             "site_xpos",
             "site_xmat",
             "xaxis",
@@ -307,6 +309,10 @@ class MujocoWarpEnv(MujocoEnv):
     def _put_fields(self) -> None:
         for name, view in self._model_view.items():
             view.copy_(torch.as_tensor(self._fields.values[name], dtype=view.dtype))
+        # MuJoCo Warp places what hangs on the world without a joint once, when its data are made
+        if len(static := self._fields.static_geoms):
+            for name, poses in (("geom_xpos", self._fields.static_pos), ("geom_xmat", self._fields.static_rot)):
+                self._view[name][:, static] = torch.as_tensor(poses, dtype=torch.float32, device=self.device)
 
     def _set_frictions(self) -> None:
         self._friction[:, self._friction_geoms, 0] = self._frictions.float()
