@@ -17,7 +17,7 @@ import torch
 from flags import FlagError, as_flag_error, flag, parse
 from flags.cameras import CameraFlags
 from flags.recorded import as_flags, camera_rows, check_agreement, jsonable, read_resumable
-from flags.variation import VariationFlags, check_variation, default_kinds
+from flags.variation import VariationFlags, default_kinds
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
 from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import SIMULATORS, resolve
@@ -179,8 +179,7 @@ def _check_values(flags: CollectFlags) -> None:
         raise FlagError(f"--action_noise {flags.action_noise}: --simulator isaac cannot add it yet; leave it out")
     assert flags.device is not None
     flags.check(flags.simulator)
-    flags.check_pose_range()
-    check_variation(str(flags.randomize), flags.simulator)
+    flags.check_variation(flags.simulator)
     if not (math.isfinite(flags.env_spacing) and flags.env_spacing > 0):
         raise FlagError(f"--env_spacing must be above 0, got {flags.env_spacing}")
     if flags.fps is not None and not 0.1 <= flags.fps <= 1000:

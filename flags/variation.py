@@ -49,6 +49,16 @@ class VariationFlags(PoseFlags):
         """What the flags ask for; `randomize` must have been chosen."""
         return VariationCfg(kinds_of(self.randomize or "none"), self.pose_range)
 
+    def check_variation(self, simulator: str) -> None:
+        """Refuse what `simulator` cannot vary.
+
+        Raises:
+            FlagError: it is asked for.
+        """
+        self.check_pose_range()
+        if kinds_of(self.randomize or "none") and simulator == "isaac":
+            raise FlagError(f"--randomize {self.randomize}: --simulator isaac varies nothing yet; give none")
+
 
 def kinds_of(randomize: str) -> tuple[str, ...]:
     """The kinds of variation that a value of --randomize names, in their order.
@@ -65,13 +75,3 @@ def kinds_of(randomize: str) -> tuple[str, ...]:
 def default_kinds(simulator: str) -> str:
     """What varies in `simulator` where nothing is asked for."""
     return "none" if simulator == "isaac" else ",".join(DEFAULT_KINDS)
-
-
-def check_variation(randomize: str, simulator: str) -> None:
-    """Refuse what `simulator` cannot vary.
-
-    Raises:
-        FlagError: it is asked for.
-    """
-    if kinds_of(randomize) and simulator == "isaac":
-        raise FlagError(f"--randomize {randomize}: --simulator isaac varies nothing yet; give none")

@@ -51,9 +51,6 @@ class ModelFields:
         welded = model.body_weldid[model.geom_bodyid] == 0
         self.static_geoms = np.flatnonzero(welded) if moves_static else np.zeros(0, int)
         """Geoms that hang on the world without a joint, G of them, if any can stand elsewhere in another env."""
-        self.static_pos = np.zeros((num_envs, len(self.static_geoms), 3))
-        """Where they are, (N, G, 3) m."""
-        self.static_rot = np.zeros((num_envs, len(self.static_geoms), 3, 3))
         nominal = [camera.intrinsics for camera in cameras]
         self.intrinsics = np.tile(np.reshape(nominal, (len(nominal), 3, 3)), (num_envs, 1, 1, 1))
         """Pinhole K in pixels, (N, C, 3, 3) float64."""
@@ -87,15 +84,18 @@ class ModelFields:
             self._put_light(row, drawn["light"])
         self._put_cameras(row, env, drawn.get("camera", {}))
         self._put_distractors(row, drawn.get("distractors", {}))
-        self._place_static_geoms(env, row)
 
-    def _place_static_geoms(self, env: int, row: Mapping[str, np.ndarray]) -> None:
-        for name in (*PHYSICS, "geom_pos", "geom_quat"):
-            if name in row:
-                getattr(self._model, name)[:] = row[name]
-        mujoco.mj_kinematics(self._model, self._data)
-        self.static_pos[env] = self._data.geom_xpos[self.static_geoms]
-        self.static_rot[env] = self._data.geom_xmat[self.static_geoms].reshape(-1, 3, 3)
+    def static_poses(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where `static_geoms` are in each env: positions (N, G, 3) m and rotations (N, G, 3, 3)."""
+        poses = []
+        for env in range(len(next(iter(self.values.values())))):
+            for name in (*PHYSICS, "geom_pos", "geom_quat"):
+                if name in self.values:
+                    getattr(self._model, name)[:] = self.values[name][env]
+            mujoco.mj_kinematics(self._model, self._data)
+            poses.append([part[self.static_geoms] for part in (self._data.geom_xpos, self._data.geom_xmat)])
+        positions, rotations = (np.stack(part) for part in zip(*poses, strict=True))
+        return positions, rotations.reshape(*rotations.shape[:2], 3, 3)
 
     def _put_pose(self, row: Mapping[str, np.ndarray], poses: Mapping[str, Any]) -> None:
         for body, (x, y, z, yaw) in poses.items():

@@ -311,7 +311,7 @@ class MujocoWarpEnv(MujocoEnv):
             view.copy_(torch.as_tensor(self._fields.values[name], dtype=view.dtype))
         # MuJoCo Warp places what hangs on the world without a joint once, when its data are made
         if len(static := self._fields.static_geoms):
-            for name, poses in (("geom_xpos", self._fields.static_pos), ("geom_xmat", self._fields.static_rot)):
+            for name, poses in zip(("geom_xpos", "geom_xmat"), self._fields.static_poses(), strict=True):
                 self._view[name][:, static] = torch.as_tensor(poses, dtype=torch.float32, device=self.device)
 
     def _set_frictions(self) -> None:

@@ -56,6 +56,7 @@ def measure(env: MujocoCpuEnv, policy, seed: int) -> dict[str, np.ndarray]:
     forces = FrontForces(env)
     for _ in range(HORIZONS[-1]):
         sample = env.capture()
+        handle = env._state.site_pos["handle"].double().numpy()
         action = policy.act(sample, obs)
         obs, _, _, extras = env.step(action)
         state = env._state
@@ -66,16 +67,15 @@ def measure(env: MujocoCpuEnv, policy, seed: int) -> dict[str, np.ndarray]:
                 "speed": state.tcp_vel.norm(dim=1).numpy(),
                 "target": extras["joint_pos_target"][:, :7].numpy(),
                 "force": forces.measure(),
-                "in_view": in_view(env, sample["extrinsics"][:, 1]),
+                "in_view": in_view(env, sample["extrinsics"][:, 1], handle),
             }
         )
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-def in_view(env: MujocoCpuEnv, extrinsics: np.ndarray) -> np.ndarray:
-    """Whether the wrist camera at `T_world_cam` (N, 4, 4) sees the handle's middle in its picture, (N,) bool."""
+def in_view(env: MujocoCpuEnv, extrinsics: np.ndarray, handle: np.ndarray) -> np.ndarray:
+    """Whether the wrist camera at `T_world_cam` (N, 4, 4) has the point `handle` (N, 3) m in its picture, (N,) bool."""
     camera = env.cameras[1]
-    handle = env._state.site_pos["handle"].double().numpy()
     in_camera = np.einsum("nji,nj->ni", extrinsics[:, :3, :3], handle - extrinsics[:, :3, 3])
     pixel = in_camera @ camera.intrinsics.T
     u, v = pixel[:, 0] / pixel[:, 2], pixel[:, 1] / pixel[:, 2]
