@@ -260,6 +260,7 @@ def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
         camera_names=tuple(camera.name for camera in job.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
         columns=with_executed(env.columns) if flags.action_noise else env.columns,
+        streams={name: env.streams[name] for name in flags.stream_names()},
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,

@@ -32,8 +32,9 @@ from simulators.cameras import CameraCfg
 from simulators.recorded import with_executed
 from simulators.seeds import copy_seed
 from simulators.variation import KINDS, VariationCfg
-from vpl.episode import DatasetCfg, SaverError, damage, read_metadata, without_damaged
+from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopSignal, at_free_name, run
+from vpl.listing import damage, read_metadata, without_damaged
 from vpl.motion import Recorded, batch, rounds, variations
 from vpl.round import said_of
 from vpl.variation import variation_of
@@ -262,6 +263,7 @@ def dataset_cfg(env: CameraEnv, job: Job, root: Path) -> DatasetCfg:
         camera_names=tuple(camera.name for camera in job.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
         columns={name: column for name, column in with_executed(env.columns).items() if name in known},
+        streams={name: env.streams[name] for name in flags.stream_names()},
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
         scene=env.scene,

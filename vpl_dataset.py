@@ -21,9 +21,9 @@ from typing import Any
 
 from flags import FlagError, as_flag_error, exit_code, flag, parse_command, positional, required
 from vpl.checks import validate
-from vpl.episode import all_episode_folders, final_value, without_damaged
 from vpl.files import check_outside, exit_on_stop_signals, published, run
 from vpl.index import index
+from vpl.listing import all_episode_folders, final_value, without_damaged
 from vpl.merge import merge
 from vpl.reader import Episode, episode_folders, iter_episodes, load_episode
 from vpl.report import serve, write_report
@@ -104,6 +104,7 @@ def info(folders: list[Path]) -> None:
             measured = f"{final_value(episode.h5, metric):.3f} {unit}" if metric else "-"
             kinds |= variation_of(episode.h5).keys()
             last = attrs | {"shape": episode["color"].shape, "cameras": ", ".join(episode.camera_names)}
+            last["streams"] = ", ".join(episode.streams)
         duration = attrs["num_frames"] * attrs["step_dt"] * attrs["video_interval"]
         success = {True: "yes", False: "no", None: "-"}[attrs.get("success")]
         print(
@@ -119,7 +120,7 @@ def info(folders: list[Path]) -> None:
     if metric:
         most = "at most" if last.get("success_comparison") == "<=" else "at least"
         print(f"success is {metric} of {most} {last['success_threshold']:g} {unit} at the end")
-    print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s")
+    print(f"cameras {last['cameras']} at {width}x{height}, {last['fps']:g} frames/s; {last['streams']}")
     print(f"varies  {', '.join(sorted(kinds)) or 'nothing but the start'}")
 
 

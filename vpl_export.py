@@ -8,9 +8,10 @@
 Actions are the drives' joint targets (rad, m), absolute; `--action action` takes the policy's raw output instead. What
 columns mean, their names, units, frames and orders, and the cameras' calibration go into each export as `vpl`: a key of
 LeRobot's meta/info.json, else an attribute (JSON in HDF5). What the robot itself feels goes along; what only a
-simulator knows goes along with `--privileged`. Where splits.json is there its lists train and val are what is exported,
-in this order, and the formats that know splits (LeRobot's, robomimic's) get them. Whatever scales or normalizes is
-taken from the list train alone.
+simulator knows goes along with `--privileged`. Depth goes into robomimic's file and into the zarr buffer, segmentation
+too with `--privileged`; ACT's loader and LeRobot's policies would take them for pictures of colours. Where splits.json
+is there its lists train and val are what is exported, in this order, and the formats that know splits (LeRobot's,
+robomimic's) get them. Whatever scales or normalizes is taken from the list train alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from pathlib import Path
 import numpy as np
 
 from flags import as_flag_error, exit_code, flag, parse, positional, required
-from vpl.episode import all_episode_folders, without_damaged
 from vpl.exports import Export
 from vpl.exports.act import export_act
 from vpl.exports.lerobot_dataset import export_lerobot
@@ -34,6 +34,7 @@ from vpl.exports.lerobot_writer import VideoError
 from vpl.exports.robomimic import export_robomimic
 from vpl.exports.zarr_buffer import export_zarr
 from vpl.files import check_outside, exit_on_stop_signals, published, read_json, run
+from vpl.listing import all_episode_folders, without_damaged
 from vpl.reader import episode_folders
 from vpl.stats import check_split_is_complete, split_folders, split_lists, succeeded
 

@@ -17,9 +17,11 @@ Dataset format, version 2
         .partial/<attempt>/                    episodes that a run is writing; never part of the dataset
 
 T rows, C cameras. Row t holds the image and state that the policy saw, the action that it answered, and that action's
-reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w. `color` (T, C, H, W, 3) is chunked by
-frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it. `intrinsics` (C, 3, 3) are one
-for each camera of this episode.
+reward. SI units, radians; world = the env's own origin; quaternions x, y, z, w. `color` (T, C, H, W, 3) uint8 is
+chunked by frame and camera and compressed with HDF5's stock gzip filter: any HDF5 reader opens it. So are, where
+--streams asks for them, `depth` (T, C, H, W) uint16, millimetres along the optical axis, 0 where nothing was hit, after
+HDF5's stock shuffle filter; and `segmentation` (T, C, H, W) uint8, whose attribute `ids` says by index what a pixel
+shows. `intrinsics` (C, 3, 3) are one for each camera of this episode.
 
 The other datasets are columns, (T, ...) each. Attribute `columns` of the file names them in order, and each has
 attributes that declare it: role (state: what the robot itself feels; action; privileged: what only a simulator knows;
@@ -60,13 +62,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from vpl.episode import DatasetCfg, SaverError, all_episode_folders, damage, read_row
+from vpl.episode import DatasetCfg, SaverError
 from vpl.files import Claim, ClaimError
 from vpl.format import FORMAT_VERSION
+from vpl.listing import all_episode_folders, damage, read_row
 from vpl.round import Round
 from vpl.workers import WorkerError, WriterPool
 from vpl.writer import Drop, End, EpisodeWriter, Step
@@ -115,7 +119,7 @@ class VPLSaver:
                 cfg.writer_workers,
                 cfg.use_processes,
                 slots=max(1, QUEUE_BYTES // cfg.batch_bytes),
-                frame_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
+                array_bytes=[bytes_per_env * len(range(cfg.num_envs)[part]) for part in self._parts()],
             )
             undo.callback(self._pool.abort)
             self.write_metadata()
@@ -177,7 +181,7 @@ class VPLSaver:
 
         Args:
             columns: (N, *shape) of each of `cfg.columns`: the instant before the action, the action, what came of it.
-            images: (N, C, H, W, 3) uint8 under "color"; needed where `wants_images` says so.
+            images: (N, C, H, W, ...) of each of `cfg.streams`; needed where `wants_images` says so.
             recording: (N,) bool; rows where it is False are ignored.
 
         Returns:
@@ -188,8 +192,8 @@ class VPLSaver:
             SaverError: a writer failed.
             ValueError: an array is not what `cfg.columns` declares.
         """
-        index, color = self._round.step, images.get("color")
-        recording, lost = self._round.check(columns, color, recording)
+        index = self._round.step
+        recording, lost = self._round.check(columns, images, recording)
         assert self._round.number is not None
         rows = {**columns, "timestamps": np.full(self.cfg.num_envs, index * self.cfg.step_dt)}
         parts = [
@@ -203,7 +207,7 @@ class VPLSaver:
             )
             for part in self._parts()
         ]
-        self._submit(parts, color)
+        self._submit(parts, images)
         return self._discard(lost)
 
     def drop_episodes(self, envs: np.ndarray, reason: str) -> list[dict[str, Any]]:
@@ -219,7 +223,7 @@ class VPLSaver:
             ValueError: an episode ends in no way, or in both.
         """
         ended = self._round.end(ended, terminated, truncated)
-        self._submit([End(ended[part], terminated[part], truncated[part]) for part in self._parts()], None)
+        self._submit([End(ended[part], terminated[part], truncated[part]) for part in self._parts()])
 
     def close(self) -> None:
         """Wait until every ended episode is published; drop those that have not ended.
@@ -288,16 +292,16 @@ class VPLSaver:
     def _discard(self, lost: np.ndarray) -> list[dict[str, Any]]:
         if not lost.any():
             return []
-        self._submit([Drop(lost[part]) for part in self._parts()], None)
+        self._submit([Drop(lost[part]) for part in self._parts()])
         return self.dropped[-int(lost.sum()) :]
 
     def _parts(self) -> list[slice]:
         return [slice(worker, None, self.cfg.writer_workers) for worker in range(self.cfg.writer_workers)]
 
-    def _submit(self, items: list[Any], frames: np.ndarray | None) -> None:
+    def _submit(self, items: list[Any], images: Mapping[str, np.ndarray] = MappingProxyType({})) -> None:
         try:
-            parts = [None if frames is None else frames[part] for part in self._parts()]
-            self.episodes += self._pool.submit(items, parts)
+            arrays = [{name: array[part] for name, array in images.items()} for part in self._parts()]
+            self.episodes += self._pool.submit(items, arrays)
             if time.monotonic() > self._metadata_due:
                 self.write_metadata()
         except WorkerError as error:

@@ -25,7 +25,7 @@ from simulators.scene import JOINT_NAMES
 from simulators.tasks.open_drawer import OpenDrawer
 from train_policy import TrainFlags
 from vpl.columns import Column
-from vpl.format import COLOR, INTRINSICS, TIMESTAMPS
+from vpl.format import IMAGES, INTRINSICS, TIMESTAMPS
 from vpl_dataset import COMMANDS
 from vpl_export import ExportFlags
 
@@ -66,7 +66,7 @@ def episode_columns() -> dict[str, Column]:
 def columns_table() -> str:
     """A row for each dataset of an episode's HDF5."""
     rows = []
-    for name, column in {"color": COLOR, **episode_columns()}.items():
+    for name, column in {**IMAGES, **episode_columns()}.items():
         first = "C" if column is INTRINSICS else "T"
         shape = ", ".join(map(str, (first, *column.shape)))
         rows.append((f"`{name}`", f"({shape}) {column.dtype}", column.role.value, column.unit, column.meaning))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flags import FlagError, as_flag_error, flag
 from simulators.cameras import CameraCfg
+from vpl.columns import STREAMS
 
 Triple = tuple[float, float, float]
 XYZ = ("X", "Y", "Z")
@@ -47,6 +48,7 @@ class CameraFlags:
     )
     width: int = flag(320, "image width", unit="px")
     height: int = flag(240, "image height", unit="px")
+    streams: str = flag("color", f"the images to store: {','.join(STREAMS)}, or color and some", metavar="KINDS")
     samples_per_pixel: int = flag(1, "MuJoCo Warp: 1, 4, 9 or 16 rays; more smooth the edges")
     shadows: bool = flag(False, "MuJoCo Warp: cast shadows")
 
@@ -68,6 +70,19 @@ class CameraFlags:
             raise FlagError(f"--camera: there are two cameras '{repeated[0]}'; give each a name of its own")
         return tuple(chosen)
 
+    def stream_names(self) -> tuple[str, ...]:
+        """The kinds of images that are asked for, in their order.
+
+        Raises:
+            FlagError: there is no such kind, or color is not among them.
+        """
+        named = self.streams.split(",")
+        if unknown := [name for name in named if name not in STREAMS]:
+            raise FlagError(f"--streams {self.streams}: '{unknown[0]}' is unknown; give some of {','.join(STREAMS)}")
+        if "color" not in named:
+            raise FlagError(f"--streams {self.streams}: the videos are made of color; give color,{self.streams}")
+        return tuple(name for name in STREAMS if name in named)
+
     def check(self, simulator: str) -> None:
         """Refuse sizes that no camera can have, and what `simulator` cannot draw.
 
@@ -87,6 +102,13 @@ class CameraFlags:
             raise FlagError(f"--samples_per_pixel must be 1, 4, 9 or 16, got {self.samples_per_pixel}")
         if (self.samples_per_pixel > 1 or self.shadows) and simulator != "mujoco_warp":
             raise FlagError(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {simulator}")
+        if len(self.stream_names()) > 1 and simulator == "isaac":
+            raise FlagError(f"--streams {self.streams}: --simulator isaac gives color only yet; leave it out")
+        if len(self.stream_names()) > 1 and self.samples_per_pixel > 1:
+            raise FlagError(
+                f"--streams {self.streams}: --samples_per_pixel {self.samples_per_pixel} would measure depth beside "
+                "the pixels' middles; leave one of them out"
+            )
 
     def _camera(
         self, name: str, eye: Triple, target: Triple, fov_deg: float, frame: str = "env", up: Triple = (0.0, 0.0, 1.0)

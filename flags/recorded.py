@@ -19,8 +19,8 @@ from flags import FlagError, as_flag_error, converted
 from policies.rsl_rl import CheckpointPolicy
 from simulators import CameraEnv
 from simulators.cameras import CameraCfg
-from vpl.episode import read_metadata
 from vpl.format import FORMAT_VERSION
+from vpl.listing import read_metadata
 from vpl.runs import project_versions
 
 MAY_DIFFER = {

@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict
 
 from simulators import Sample, SimulatorCfg
+from simulators.labels import segment
 from simulators.model_fields import ModelFields
 from simulators.recorded import recorded_columns
 from simulators.scene import (
@@ -44,8 +45,6 @@ ARM_SITES = ("tcp", "leftfinger", "rightfinger")
 class MujocoEnv(ABC):
     """The `CameraEnv` of the seam but for physics and pictures."""
 
-    streams: Mapping[str, Stream] = {"color": STREAMS["color"]}
-
     def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
         self.cfg, self.task, self.cameras = cfg, task, cfg.cameras
         self.num_envs, self.num_actions = cfg.num_envs, task.num_actions
@@ -64,6 +63,8 @@ class MujocoEnv(ABC):
             task.things(), cfg.cameras, cfg.light, "looks" in kinds, surfaces if "distractors" in kinds else ()
         )
         self.scene = scene_hash(self.model)
+        ids, self._label_of_geom = segment(self.model)
+        self.streams: Mapping[str, Stream] = STREAMS | {"segmentation": replace(STREAMS["segmentation"], ids=ids)}
         self._fields = ModelFields(self.model, cfg.num_envs, kinds, cfg.cameras, cfg.light)
         self._info: list[Mapping[str, Any]] = [{} for _ in range(cfg.num_envs)]
         self._substeps = round(task.step_dt / PHYSICS_DT)

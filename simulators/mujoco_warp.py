@@ -31,7 +31,7 @@ from simulators.cameras import CameraCfg
 from simulators.mujoco_env import MAX_VALUE, STATE, MujocoEnv
 from simulators.scene import HELD_RANGE, JOINT_NAMES, JOINT_VEL_LIMIT, PHYSICS_DT
 from simulators.tasks import Task
-from simulators.warp_kernels import hold_limits, note_divergence, pack_rgb
+from simulators.warp_kernels import hold_limits, note_divergence, pack_depth, pack_ids, pack_rgb
 
 _STATE = int(STATE)
 _CONTACTS, _CONSTRAINTS = 48, 160
@@ -60,6 +60,15 @@ class WarpOptions:
     """Rays for each pixel, a square number; more smooth the edges."""
     shadows: bool = False
     """Cast shadows."""
+
+
+@dataclass(frozen=True)
+class _Renderer:
+    """What draws some streams."""
+
+    launch: Callable[[], None]
+    images: dict[str, torch.Tensor]
+    """By stream what it fills, (N, C, H, W, ...) on the device."""
 
 
 class MujocoWarpEnv(MujocoEnv):
@@ -124,6 +133,7 @@ class MujocoWarpEnv(MujocoEnv):
         """What a step, a change of state `rows` and a picture launch; compiles what is not in Warp's cache."""
         model, data = self._model, self._data
         self._captured: list[Callable[[], None]] = []
+        self._renderers: dict[frozenset[str], _Renderer] = {}
         addresses = [
             wp.array(i[: len(JOINT_NAMES)].cpu().numpy(), dtype=int) for i in (self._joint_qpos, self._joint_qvel)
         ]  # type: ignore
@@ -157,10 +167,36 @@ class MujocoWarpEnv(MujocoEnv):
         self._launch_get_state = self._graph(lambda: mjw.get_state(model, data, rows, _STATE))
         self._launch_set_state = self._graph(lambda: mjw.set_state(model, data, rows, _STATE))
         if self.cameras:
-            self._launch_render = self._graph(self._make_renderer())
+            self._make_renderer(frozenset({"color"}))
 
-    def _make_renderer(self) -> Callable[[], None]:
-        """What draws every env's cameras into `self._rgb` (N, C, H, W, 3) uint8."""
+    def _make_renderer(self, streams: frozenset[str]) -> _Renderer:
+        """What draws these streams of every env's cameras."""
+        context, pixel_of_ray = self._make_context(streams)
+        labels: Any = wp.array(self._label_of_geom, dtype=wp.uint8)
+        rays = (self.num_envs, len(pixel_of_ray))
+        packed = {
+            "color": (pack_rgb, [context.rgb_data, pixel_of_ray], wp.zeros((*rays, 3), dtype=wp.uint8)),
+            "depth": (pack_depth, [context.depth_data, pixel_of_ray], wp.zeros(rays, dtype=wp.uint16)),
+            "segmentation": (pack_ids, [context.seg_data, pixel_of_ray, labels], wp.zeros(rays, dtype=wp.uint8)),
+        }
+
+        def render() -> None:
+            mjw.refit_bvh(self._model, self._data, context)
+            mjw.render(self._model, self._data, context)
+            for name in streams:
+                kernel, inputs, output = packed[name]
+                wp.launch(kernel, dim=rays, inputs=inputs, outputs=[output])
+
+        size, camera = (self.num_envs, len(self.cameras)), self.cameras[0]
+        images = {
+            name: wp.to_torch(packed[name][2]).view(*size, *self.streams[name].shape(camera.height, camera.width))
+            for name in streams
+        }
+        self._renderers[streams] = _Renderer(self._graph(render), images)
+        return self._renderers[streams]
+
+    def _make_context(self, streams: frozenset[str]) -> tuple[Any, Any]:
+        """MuJoCo Warp's of these streams, and the pixel of each of an env's rays, (rays,) int of all cameras."""
         camera, num_cameras = self.cameras[0], len(self.cameras)
         lenses_vary = "camera" in self.cfg.variation.kinds
         if lenses_vary and self._options.samples_per_pixel > 1:
@@ -172,7 +208,9 @@ class MujocoWarpEnv(MujocoEnv):
             self.model,
             nworld=self.num_envs,
             cam_res=(camera.width, camera.height),
-            render_rgb=True,
+            render_rgb="color" in streams,
+            render_depth="depth" in streams,
+            render_seg="segmentation" in streams,
             cam_active=[camera.name for camera in self.cameras],
             use_shadows=self._options.shadows,
             samples_per_pixel=math.isqrt(self._options.samples_per_pixel),
@@ -187,16 +225,7 @@ class MujocoWarpEnv(MujocoEnv):
             for name in ("ray", "ray_offset"):
                 rays = getattr(context, name).numpy().reshape(-1, len(order), 3)
                 setattr(context, name, wp.array(rays[:, order].reshape(-1, 3), dtype=wp.vec3))
-        pixel_of_ray: Any = wp.array(order, dtype=int)
-        rgb = wp.zeros((self.num_envs, len(order), 3), dtype=wp.uint8)
-        self._rgb = wp.to_torch(rgb).view(self.num_envs, num_cameras, camera.height, camera.width, 3)
-
-        def render() -> None:
-            mjw.refit_bvh(self._model, self._data, context)
-            mjw.render(self._model, self._data, context)
-            wp.launch(pack_rgb, dim=rgb.shape[:2], inputs=[context.rgb_data, pixel_of_ray], outputs=[rgb])
-
-        return render
+        return context, wp.array(order, dtype=int)
 
     def _graph(self, work: Callable[[], None]) -> Callable[[], None]:
         """`work`'s kernels as one CUDA graph; on Warp's CPU as they are."""
@@ -213,7 +242,7 @@ class MujocoWarpEnv(MujocoEnv):
         host = {name: self._to_host(tensor) for name, tensor in self._rows().items()}
         host |= {"extrinsics": self._to_host(self._extrinsics()), "sim_state": self._to_host(self._device_state())}
         overflow = self._to_host(self._view["overflow"])
-        images = {"color": self._draw()} if "color" in streams and self.cameras else {}
+        images = self._draw(frozenset(streams)) if streams and self.cameras else {}
         arrived = torch.cuda.Event() if self._on_gpu else None
         if arrived is not None:
             arrived.record(self._copying if images else torch.cuda.current_stream())
@@ -227,17 +256,18 @@ class MujocoWarpEnv(MujocoEnv):
 
         return finish
 
-    def _draw(self) -> torch.Tensor:
-        """Render and begin to copy; (N, C, H, W, 3) uint8 on the host."""
+    def _draw(self, streams: frozenset[str]) -> dict[str, torch.Tensor]:
+        """Render and begin to copy; (N, C, H, W, ...) by stream on the host."""
+        renderer = self._renderers.get(streams) or self._make_renderer(streams)
         if not self._on_gpu:
-            self._launch_render()
-            return self._to_host(self._rgb)
+            renderer.launch()
+            return {name: self._to_host(image) for name, image in renderer.images.items()}
         here = torch.cuda.current_stream()
         here.wait_stream(self._copying)  # the last picture has left
-        self._launch_render()
+        renderer.launch()
         self._copying.wait_stream(here)
         with torch.cuda.stream(self._copying):
-            return self._to_host(self._rgb)
+            return {name: self._to_host(image) for name, image in renderer.images.items()}
 
     def _to_host(self, tensor: torch.Tensor) -> torch.Tensor:
         """A copy in pinned memory of torch's pool, which is used again once nobody holds it; arrives later."""

@@ -41,6 +41,29 @@ def note_divergence(
 
 
 @wp.kernel
+def pack_depth(drawn: wp.array2d[float], pixel_of_ray: wp.array[int], depth: wp.array2d[wp.uint16]):
+    """Distances along the optical axis in m of rays (envs, rays of all cameras) as the pixels' millimetres; 0: none."""
+    env, ray = wp.tid()
+    depth[env, pixel_of_ray[ray]] = wp.uint16(wp.min(wp.rint(1000.0 * drawn[env, ray]), 65535.0))
+
+
+@wp.kernel
+def pack_ids(
+    drawn: wp.array2d[wp.vec2i],
+    pixel_of_ray: wp.array[int],
+    label_of_geom: wp.array[wp.uint8],
+    ids: wp.array2d[wp.uint8],
+):
+    """Geoms that rays (envs, rays of all cameras) hit, -1 for none, as the pixels' ids."""
+    env, ray = wp.tid()
+    geom = drawn[env, ray][0]
+    label = wp.uint8(0)
+    if geom >= 0:
+        label = label_of_geom[geom]
+    ids[env, pixel_of_ray[ray]] = label
+
+
+@wp.kernel
 def pack_rgb(drawn: wp.array2d[wp.uint32], pixel_of_ray: wp.array[int], rgb: wp.array3d[wp.uint8]):
     """What rays (envs, rays of all cameras) saw, from the low byte B, G, R, A, as the pixels' contiguous R, G, B."""
     env, ray = wp.tid()

@@ -23,7 +23,7 @@ import vpl_dataset
 from replay_episode import main as replay
 from vpl import merge as vpl_merge
 from vpl.checks import validate
-from vpl.episode import all_episode_folders
+from vpl.listing import all_episode_folders
 from vpl_dataset import iter_episodes, load_episode
 
 PROJECT = Path(vpl_dataset.__file__).parent

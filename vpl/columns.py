@@ -8,7 +8,6 @@ and whatever reads a dataset goes by what the files declare. Only numpy's names 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -55,13 +54,21 @@ class Stream:
     dtype: str
     channels: int
     """1: the images are (H, W), else (H, W, channels)."""
+    role: Role
+    unit: str
     meaning: str
+    ids: tuple[str, ...] = ()
+    """Where pixels are ids: what each is, by its number."""
+
+    def shape(self, height: Any, width: Any) -> tuple[Any, ...]:
+        """Of an image."""
+        return (height, width) if self.channels == 1 else (height, width, self.channels)
 
 
-STREAMS: Mapping[str, Stream] = {
-    "color": Stream("uint8", 3, "RGB images, lossless"),
-    "depth": Stream("uint16", 1, "distance along the optical axis in millimetres; 0 where nothing was hit"),
-    "segmentation": Stream("uint8", 1, "id of what is seen"),
+STREAMS: dict[str, Stream] = {
+    "color": Stream("uint8", 3, Role.STATE, "1", "RGB images, lossless"),
+    "depth": Stream("uint16", 1, Role.STATE, "mm", "distance along the optical axis; 0 where nothing was hit"),
+    "segmentation": Stream("uint8", 1, Role.PRIVILEGED, "1", "what is seen, an index of attribute `ids`"),
 }
 """All that a simulator may have; which of them it has is `CameraEnv.streams`."""
 

@@ -2,7 +2,7 @@
 
 Example:
     episode = EpisodeFile(cfg, attempt, reformatter, round_index=0, env_index=3)     # in the folder `attempt`
-    episode.append(step, color, columns)
+    episode.append(step, images, columns)
     row = episode.finish(terminated=False, truncated=True)
     episode.flush_to_disk()
 """
@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import sys
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,20 +23,18 @@ import h5py
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vpl.columns import Column, SuccessRule
-from vpl.files import fsync, read_json
+from vpl.columns import STREAMS, Column, Stream, SuccessRule
+from vpl.files import fsync
 from vpl.format import (
-    ATTRIBUTES,
-    COLOR,
     FORMAT_VERSION,
     FRAME_STEP,
+    IMAGES,
     INTRINSICS,
-    ROW_ATTRIBUTES,
     TIMESTAMPS,
     column_names,
-    needed_columns,
     write_declaration,
 )
+from vpl.listing import describe, final_value
 from vpl.video import VideoEncoder, count_frames, write_mp4
 
 deflate: Any
@@ -80,8 +76,8 @@ class DatasetCfg:
     """What the numbers of `sim_state` are."""
     seed: int
     language_instruction: str
-    streams: tuple[str, ...] = ("color",)
-    """The images that are stored."""
+    streams: Mapping[str, Stream] = field(default_factory=lambda: {"color": STREAMS["color"]})
+    """The images that are stored; `color`, of which the videos are made, is among them."""
     success_rule: SuccessRule | None = None
     """What the column `success` goes by, where that is one number."""
     video_interval: int = 1
@@ -89,7 +85,7 @@ class DatasetCfg:
     """Playback rate of the videos; None: real time."""
     only_success: bool = False
     compress: bool = True
-    """Deflate `color`; without, its chunks are raw."""
+    """Deflate images; without, their chunks are raw."""
     writer_workers: int = 2
     use_processes: bool = False
     """Writers in processes instead of threads; see vpl/workers.py."""
@@ -110,6 +106,8 @@ class DatasetCfg:
             raise ValueError(f"intrinsics {self.intrinsics.shape} must be ({num_cameras}, 3, 3), all finite")
         if self.width % 2 or self.height % 2:
             raise ValueError(f"width {self.width} and height {self.height} must be even (H.264)")
+        if "color" not in self.streams:
+            raise ValueError(f"streams {', '.join(self.streams)}: color is missing, of which the videos are made")
         if self.only_success and "success" not in self.columns:
             raise ValueError("only_success: there is no column success to select by")
         if self.success_rule is not None and self.success_rule.column not in self.columns:
@@ -118,7 +116,8 @@ class DatasetCfg:
     @property
     def batch_bytes(self) -> int:
         """Images of one control step."""
-        return self.num_envs * len(self.camera_names) * self.width * self.height * 3
+        bytes_per_px = sum(np.dtype(stream.dtype).itemsize * stream.channels for stream in self.streams.values())
+        return self.num_envs * len(self.camera_names) * self.width * self.height * bytes_per_px
 
     @property
     def playback_fps(self) -> Fraction:
@@ -155,43 +154,40 @@ class EpisodeFile:
         """Of each camera's video, what is not yet in its file."""
         self.folder.mkdir()  # without parents: a dataset that somebody moved away is not begun anew
         for camera in range(len(cfg.camera_names)):
-            self._stream(camera).parent.mkdir()
+            self._packets_file(camera).parent.mkdir()
         # no chunk cache: frames bypass it, and its default of 8 MiB a dataset would be 200 MB for 20 episodes
         self.h5 = h5py.File(self.folder / f"{self.name}.h5", "w", rdcc_nbytes=0, locking=False)
         _bound_metadata_cache(self.h5)
-        image = (len(cfg.camera_names), cfg.height, cfg.width, 3)
-        filters = {"compression": "gzip", "compression_opts": 1} if cfg.compress else {}
-        self._color = self.h5.create_dataset(
-            "color", (0, *image), "u1", maxshape=(None, *image), chunks=(1, 1, *image[1:]), **filters
-        )
-        write_declaration(self._color, COLOR)
+        self._images = {name: _Images(self.h5, cfg, name) for name in cfg.streams}
         self.h5["intrinsics"] = intrinsics
         write_declaration(self.h5["intrinsics"], INTRINSICS)
         self._tables = [_Table(self.h5, cfg, cfg.video_interval)]
         if cfg.video_interval > 1:
             self._tables.append(_Table(self.h5.create_group("full_rate"), cfg, 1))
 
-    def append(self, step: int, color: np.ndarray | None, columns: Mapping[str, np.ndarray]) -> None:
-        """Store control step `step`; `color` (C, H, W, 3) is needed where it is a row."""
+    def append(self, step: int, images: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray]) -> None:
+        """Store control step `step`; `images`, (C, H, W, ...) by stream, are needed where it is a row."""
         for table in self._tables:
             table.append(step, columns)
         if step % self.cfg.video_interval:
             return
-        if color is None:
-            raise ValueError(f"{self.name}: step {step} is a row and has no images")
         if self.num_frames % ROWS_PER_BLOCK == 0:
-            self._color.resize(self.num_frames + ROWS_PER_BLOCK, axis=0)
+            for stream in self._images.values():
+                stream.resize(self.num_frames + ROWS_PER_BLOCK)
             self._write_packets()
-        for camera, image in enumerate(color):
-            chunk = deflate.compress(image, 1) if self.cfg.compress else image
-            self._color.id.write_direct_chunk((self.num_frames, camera, 0, 0, 0), chunk)
+        for name, stream in self._images.items():
+            if name not in images:
+                raise ValueError(f"{self.name}: step {step} is a row and has no {name}")
+            stream.write(self.num_frames, images[name])
+        for camera, image in enumerate(images["color"]):
             self._packets[camera].append(self._encoders[camera].encode(image))
         self.num_frames += 1
 
     def finish(self, terminated: bool, truncated: bool) -> dict[str, Any]:
         """Complete, close and check the episode's files; returns its row of metadata.json, but for the path."""
         cfg = self.cfg
-        self._color.resize(self.num_frames, axis=0)
+        for stream in self._images.values():
+            stream.resize(self.num_frames)
         for table in self._tables:
             table.flush()
         if "full_rate" in self.h5:
@@ -241,7 +237,6 @@ class EpisodeFile:
         cfg = self.cfg
         ends = np.cumsum(list(cfg.obs_terms.values())).tolist()
         terms = {name: [end - width, end] for (name, width), end in zip(cfg.obs_terms.items(), ends, strict=True)}
-        self._color.attrs["names"] = list(cfg.camera_names)
         for group in [self.h5, self.h5["full_rate"]] if "full_rate" in self.h5 else [self.h5]:
             group["proprio"].attrs["terms"] = json.dumps(terms)
             group["sim_state"].attrs["spec"] = cfg.state_spec
@@ -257,16 +252,16 @@ class EpisodeFile:
             steps = {len(full_rate[name]) for name in names}
             if len(steps) != 1 or -(-min(steps) // self.cfg.video_interval) != self.num_frames:
                 wrong["full_rate"] = max(steps)
-        stored = self._color.id.get_num_chunks()
-        if wrong or stored != self.num_frames * len(self.cfg.camera_names):
+        stored = [stream.count() for stream in self._images.values()]
+        if wrong or set(stored) != {self.num_frames * len(self.cfg.camera_names)}:
             raise SaverError(f"{self.name} holds {stored} images and {wrong} rows for {self.num_frames} frames")
 
-    def _stream(self, camera: int) -> Path:
+    def _packets_file(self, camera: int) -> Path:
         return self.folder / f"camera_{camera}" / f"{self.name}.h264"
 
     def _write_packets(self) -> None:
         for camera, packets in enumerate(self._packets):
-            with open(self._stream(camera), "ab") as file:
+            with open(self._packets_file(camera), "ab") as file:
                 file.writelines(packets)
             packets.clear()
 
@@ -274,12 +269,44 @@ class EpisodeFile:
         self._write_packets()
         self._encoders.clear()  # their memory is free for the next episodes
         for camera in range(len(self.cfg.camera_names)):
-            stream = self._stream(camera)
-            mp4 = stream.with_suffix(".mp4")
-            write_mp4(stream, mp4, self.cfg.playback_fps)
-            stream.unlink()
+            packets = self._packets_file(camera)
+            mp4 = packets.with_suffix(".mp4")
+            write_mp4(packets, mp4, self.cfg.playback_fps)
+            packets.unlink()
             if (frames := count_frames(mp4)) != self.num_frames:
                 raise SaverError(f"{mp4.name} of camera {camera} holds {frames} frames instead of {self.num_frames}")
+
+
+class _Images:
+    """The images of a stream: a chunk is one camera's picture in one row."""
+
+    def __init__(self, h5: h5py.File, cfg: DatasetCfg, name: str) -> None:
+        stream = cfg.streams[name]
+        image = (len(cfg.camera_names), *stream.shape(cfg.height, cfg.width))
+        self._shuffle, self._compress = cfg.compress and np.dtype(stream.dtype).itemsize > 1, cfg.compress
+        filters = {"compression": "gzip", "compression_opts": 1, "shuffle": self._shuffle} if cfg.compress else {}
+        self._dataset = h5.create_dataset(
+            name, (0, *image), stream.dtype, maxshape=(None, *image), chunks=(1, 1, *image[1:]), **filters
+        )
+        write_declaration(self._dataset, replace(IMAGES[name], names=cfg.camera_names))
+        if stream.ids:
+            self._dataset.attrs["ids"] = list(stream.ids)
+        self._place = (0,) * (len(image) - 1)
+
+    def resize(self, rows: int) -> None:
+        self._dataset.resize(rows, axis=0)
+
+    def write(self, row: int, images: np.ndarray) -> None:
+        """One of each camera, (C, H, W, ...)."""
+        for camera, image in enumerate(images):
+            if self._shuffle:  # HDF5's filter: the first bytes of all numbers, then the second ones
+                image = np.ascontiguousarray(image.reshape(-1, 1).view(np.uint8).T)
+            chunk = deflate.compress(image, 1) if self._compress else image
+            self._dataset.id.write_direct_chunk((row, camera, *self._place), chunk)
+
+    def count(self) -> int:
+        """How many images were stored."""
+        return self._dataset.id.get_num_chunks()
 
 
 class _Table:
@@ -327,74 +354,3 @@ def _bound_metadata_cache(h5: h5py.File) -> None:
     cache.initial_size = cache.min_size = cache.max_size = 8 << 10
     cache.incr_mode = cache.flash_incr_mode = cache.decr_mode = 0  # off
     h5.id.set_mdc_config(cache)
-
-
-def all_episode_folders(root: Path) -> list[Path]:
-    """Every whole episode of a dataset, also those in failed/, by index; not a user's copy, `episode_000 (copy)`."""
-    found = [folder for name in ("", "failed/") for folder in root.glob(f"{name}episode_*") if folder.is_dir()]
-    folders = [folder for folder in found if re.fullmatch("episode_[0-9]+", folder.name)]
-    return sorted(folders, key=lambda folder: int(folder.name.split("_")[1]))
-
-
-def damage(folder: Path) -> str:
-    """Why an episode cannot be read as a whole, in a line that names its file and the remedy; "" if it can."""
-    path = folder / f"{folder.name}.h5"
-    remedy = "move its folder away and --resume the dataset to collect it again"
-    try:
-        with h5py.File(path, locking=False) as h5:
-            lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
-            needed = ("color", "intrinsics", *needed_columns(h5))
-            lacking += [name for name in needed if not isinstance(h5.get(name), h5py.Dataset)]
-            if lacking:
-                return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
-            rows = {name: len(h5[name]) for name in ("color", *column_names(h5))}
-            if len(set(rows.values())) > 1 or not rows["color"]:
-                return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
-    except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
-        reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
-        return f"{path} cannot be read ({reason}); {remedy}"
-    return ""
-
-
-def without_damaged(folders: Iterable[Path]) -> list[Path]:
-    """The episodes that can be read; the others are named on stderr."""
-    reasons = {folder: damage(folder) for folder in folders}
-    for reason in filter(None, reasons.values()):
-        print(f"left out: {reason}", file=sys.stderr)
-    return [folder for folder, reason in reasons.items() if not reason]
-
-
-def read_metadata(dataset: Path) -> dict[str, Any]:
-    """A dataset's metadata.json.
-
-    Raises:
-        ValueError: it is no JSON, or does not say how the dataset was collected.
-    """
-    document = read_json(dataset / "metadata.json")
-    for key in ("task", "simulator", "arguments", "checkpoint", "episodes"):
-        if key not in document:
-            raise ValueError(f"{dataset / 'metadata.json'} has no {key}; give a dataset of this project, whole")
-    return document
-
-
-def read_row(folder: Path, root: Path) -> dict[str, Any]:
-    """An episode's row of metadata.json, from its HDF5."""
-    with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
-        return {**describe(h5), "path": str(folder.relative_to(root))}
-
-
-def describe(h5: h5py.File) -> dict[str, Any]:
-    """A whole episode's row of metadata.json, but for its path."""
-    row = {name: h5.attrs[name].item() for name in ROW_ATTRIBUTES}
-    if "success" in h5.attrs:
-        row["success"] = h5.attrs["success"].item()
-    if (metric := h5.attrs.get("success_metric")) is not None:
-        value = final_value(h5, metric)
-        row[f"final_{metric}"] = round(value, 4) if np.isfinite(value) else None  # JSON has no NaN
-    row |= {"run": h5.attrs["run"].item()} if "run" in h5.attrs else {}
-    return row | ({"source": h5.attrs["source"]} if "source" in h5.attrs else {})
-
-
-def final_value(h5: h5py.File, column: str) -> float:
-    """The value of a column at the last control step, whichever rows `--video_interval` keeps."""
-    return float(h5.get("full_rate", h5)[column][-1])

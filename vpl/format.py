@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from vpl.columns import Column, Role
+from vpl.columns import STREAMS, Column, Role
 
 _TEXT = h5py.string_dtype()
 _TEXT_TYPE = h5py.h5t.py_create(_TEXT, logical=True)
@@ -25,7 +25,17 @@ READABLE_VERSIONS = (1, 2)
 TIMESTAMPS = Column((), "float64", Role.METRIC, "s", "time since the episode's start")
 """What the saver itself adds to each row."""
 FRAME_STEP = Column((), "int64", Role.METRIC, "1", "the control step of the row; in `full_rate/`")
-COLOR = Column(("C", "H", "W", 3), "uint8", Role.STATE, "1", "RGB images, lossless; cameras in attribute `names`")
+IMAGES = {
+    name: Column(
+        ("C", *stream.shape("H", "W")),
+        stream.dtype,
+        stream.role,
+        stream.unit,
+        f"{stream.meaning}; cameras in attribute `names`",
+    )
+    for name, stream in STREAMS.items()
+}
+"""The images of a file by stream; every file has `color`."""
 INTRINSICS = Column(
     (3, 3), "float64", Role.CALIBRATION, "px", "pinhole K of each camera; (0, 0) is the top-left pixel's outer corner"
 )
@@ -118,6 +128,11 @@ def column_names(h5: h5py.File) -> list[str]:
     if "columns" in h5.attrs:
         return [str(name) for name in h5.attrs["columns"]]
     return [name for name in KNOWN if name in h5]
+
+
+def stream_names(h5: h5py.File) -> list[str]:
+    """The kinds of images that a file has."""
+    return [name for name in IMAGES if name in h5]
 
 
 def needed_columns(h5: h5py.File) -> list[str]:

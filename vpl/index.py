@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vpl.episode import all_episode_folders, damage, read_row
 from vpl.files import fsync, published, read_json
+from vpl.listing import all_episode_folders, damage, read_row
 from vpl.reader import load_episode
 
 OLD = "metadata.json.old"

@@ -18,9 +18,9 @@ from typing import Any
 import h5py
 
 from vpl.checks.episodes import MOTION, motion_digest
-from vpl.episode import all_episode_folders, damage, read_metadata, read_row
 from vpl.files import published
 from vpl.format import declared
+from vpl.listing import all_episode_folders, damage, read_metadata, read_row
 from vpl.runs import recorded_runs
 from vpl.variation import variation_of
 

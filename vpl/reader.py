@@ -17,8 +17,8 @@ from typing import Any
 import h5py
 
 from vpl.columns import Column, Role
-from vpl.episode import all_episode_folders
-from vpl.format import declared
+from vpl.format import declared, stream_names
+from vpl.listing import all_episode_folders
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,18 @@ class Episode:
 
     @property
     def camera_names(self) -> list[str]:
-        """In the order of `color`'s second axis."""
+        """In the order of the images' second axis."""
         return list(self.h5["color"].attrs["names"])
+
+    @property
+    def streams(self) -> list[str]:
+        """The kinds of images that there are: `color`, and where they were asked for `depth` and `segmentation`."""
+        return stream_names(self.h5)
+
+    @property
+    def segment_ids(self) -> list[str]:
+        """What the numbers in `segmentation` stand for: id 3 is element 3."""
+        return list(self.h5["segmentation"].attrs["ids"])
 
     def columns(self, *roles: Role) -> list[str]:
         """The columns of these roles, in the file's order."""

@@ -2,7 +2,7 @@
 
     round_ = Round(cfg)
     round_.begin(0, on_disk)
-    recording, dropped = round_.check(columns, color, recording)     # once a control step
+    recording, dropped = round_.check(columns, images, recording)    # once a control step
     ended = round_.end(ended, terminated, truncated)
 
 All of it is checked in the stepping thread, where the caller's own line is in the traceback. A wrong call raises. A
@@ -51,7 +51,7 @@ class Round:
         self.number = None
 
     def check(
-        self, columns: Mapping[str, np.ndarray], color: np.ndarray | None, recording: np.ndarray
+        self, columns: Mapping[str, np.ndarray], images: Mapping[str, np.ndarray], recording: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take a control step; returns the envs whose rows are to be written and those dropped by it, (N,) bool each.
 
@@ -63,11 +63,7 @@ class Round:
         if (again := recording & self._over).any():
             raise RuntimeError(f"store: round {self.number} is over or on disk already in env {_listed(again)}")
         self._check_columns(columns)
-        if color is not None:
-            shape = (len(self._cfg.camera_names), self._cfg.height, self._cfg.width, 3)
-            self._check_array("color", color, shape, "uint8")
-        elif self.step % self._cfg.video_interval == 0 and recording.any():
-            raise ValueError(f"store: step {self.step} is a row and has no images")
+        self._check_images(images, needed=self.step % self._cfg.video_interval == 0 and bool(recording.any()))
         recording = recording & ~self._lost
         self._open |= recording
         lost = np.zeros_like(recording)
@@ -128,6 +124,17 @@ class Round:
             raise ValueError(f"store: {', '.join(unknown)} is not among the columns that the dataset declares")
         for name, column in self._cfg.columns.items():
             self._check_array(name, columns[name], column.shape, column.dtype)
+
+    def _check_images(self, images: Mapping[str, np.ndarray], needed: bool) -> None:
+        cfg = self._cfg
+        if unknown := [name for name in images if name not in cfg.streams]:
+            raise ValueError(f"store: {', '.join(unknown)} is not among the streams that the dataset declares")
+        for name, stream in cfg.streams.items():
+            if name in images:
+                shape = (len(cfg.camera_names), *stream.shape(cfg.height, cfg.width))
+                self._check_array(name, images[name], shape, stream.dtype)
+            elif needed:
+                raise ValueError(f"store: step {self.step} is a row and has no images of {name}")
 
     def _check_array(self, name: str, array: np.ndarray, shape: tuple[int | str, ...], dtype: str) -> None:
         expected = (self._cfg.num_envs, *shape)

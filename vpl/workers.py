@@ -1,7 +1,7 @@
-"""A bounded pool of threads or processes that handle batches of frames; knows nothing of what they do with them.
+"""A bounded pool of threads or processes that handle batches of images; knows nothing of what they do with them.
 
-    pool = WriterPool(make_handler, workers=2, use_processes=False, slots=4, frame_bytes=[0, 0])
-    pool.submit([item_0, item_1], [frames_0, frames_1])      # each worker its own; waits for those that are full
+    pool = WriterPool(make_handler, workers=2, use_processes=False, slots=4, array_bytes=[0, 0])
+    pool.submit([item_0, item_1], [arrays_0, arrays_1])      # each worker its own; waits for those that are full
     pool.close()
 
 Threads share the arrays. Processes read them from shared memory, in which each has slots of its own, so that none
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, Pipe, wait
 from typing import Any, NoReturn, Protocol
@@ -36,13 +36,14 @@ class WorkerError(RuntimeError):
 class Handler(Protocol):
     """What a worker does; made in the worker."""
 
-    def handle(self, item: Any, frames: np.ndarray | None) -> list[Any]:
+    def handle(self, item: Any, arrays: Arrays) -> list[Any]:
         """Work on an item; returns results for the stepping thread. An exception ends the pool's work."""
 
     def abandon(self) -> None:
         """Let go of what is unfinished."""
 
 
+Arrays = Mapping[str, np.ndarray]
 MakeHandler = Callable[[int], Handler]
 """Given the worker's index; picklable if processes are used."""
 
@@ -51,7 +52,7 @@ class WriterPool:
     """Hands items to all workers and gathers their results."""
 
     def __init__(
-        self, make_handler: MakeHandler, workers: int, use_processes: bool, slots: int, frame_bytes: Sequence[int]
+        self, make_handler: MakeHandler, workers: int, use_processes: bool, slots: int, array_bytes: Sequence[int]
     ) -> None:
         """Start the workers.
 
@@ -60,18 +61,18 @@ class WriterPool:
             workers: how many.
             use_processes: processes with shared memory instead of threads.
             slots: items that may wait for each worker, with the one that it works on.
-            frame_bytes: size of each worker's largest `frames`.
+            array_bytes: size of all of each worker's arrays together, at most.
         """
         make = _Processes if use_processes else _Threads
-        self._workers: _Threads | _Processes = make(make_handler, workers, slots, frame_bytes)
+        self._workers: _Threads | _Processes = make(make_handler, workers, slots, array_bytes)
 
     @property
     def wait_s(self) -> float:
         """Seconds that `submit` waited for a worker."""
         return self._workers.wait_s
 
-    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
-        """Hand an item and its frames to each worker, waiting for those whose slots are full.
+    def submit(self, items: Sequence[Any], arrays: Sequence[Arrays]) -> list[Any]:
+        """Hand an item and its arrays, by name, to each worker, waiting for those whose slots are full.
 
         Returns:
             The workers' results since the last call.
@@ -79,7 +80,7 @@ class WriterPool:
         Raises:
             WorkerError: a worker failed or died.
         """
-        return self._workers.submit(items, frames)
+        return self._workers.submit(items, arrays)
 
     def close(self) -> list[Any]:
         """Wait until all items are handled and end the workers; returns the remaining results.
@@ -102,7 +103,7 @@ class WriterPool:
 
 
 class _Threads:
-    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, _frame_bytes: Sequence[int]) -> None:
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, _array_bytes: Sequence[int]) -> None:
         self.wait_s = 0.0
         self._free = [threading.Semaphore(slots) for _ in range(workers)]
         self._queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(workers)]
@@ -116,8 +117,8 @@ class _Threads:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
-        for free, q, item, part in zip(self._free, self._queues, items, frames, strict=True):
+    def submit(self, items: Sequence[Any], arrays: Sequence[Arrays]) -> list[Any]:
+        for free, q, item, part in zip(self._free, self._queues, items, arrays, strict=True):
             self._raise_error()
             start = time.monotonic()
             free.acquire()
@@ -147,15 +148,15 @@ class _Threads:
     def _work(self, make_handler: MakeHandler, index: int) -> None:
         handler = None
         while (entry := self._queues[index].get()) is not None:
-            item, frames = entry
+            item, arrays = entry
             if self._error is None and not self._stopped:
                 try:
                     handler = handler or make_handler(index)
-                    for result in handler.handle(item, frames):
+                    for result in handler.handle(item, arrays):
                         self._results.put(result)
                 except Exception as error:  # raised again in the stepping thread
                     self._error = self._error or error
-            del entry, item, frames  # or the last batch would stay in memory until the next comes
+            del entry, item, arrays  # or the last batch would stay in memory until the next comes
             self._free[index].release()
         if handler is not None:
             handler.abandon()
@@ -171,16 +172,16 @@ class _Threads:
 class _Processes:
     """Started as programs of their own: multiprocessing would import the caller's script, torch and all, in each."""
 
-    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, frame_bytes: Sequence[int]) -> None:
+    def __init__(self, make_handler: MakeHandler, workers: int, slots: int, array_bytes: Sequence[int]) -> None:
         self.wait_s = 0.0
-        self._frame_bytes = frame_bytes
-        self._starts = [slots * sum(frame_bytes[:index]) for index in range(workers)]
+        self._array_bytes = array_bytes
+        self._starts = [slots * sum(array_bytes[:index]) for index in range(workers)]
         """Where each worker's slots begin in the shared memory."""
         self._slots = slots
         self._free = [list(range(slots)) for _ in range(workers)]
         # anonymous: gone with its last user, however that ends, and not bound by the size of /dev/shm
-        descriptor = os.memfd_create("frames")
-        os.ftruncate(descriptor, max(1, slots * sum(frame_bytes)))
+        descriptor = os.memfd_create("arrays")
+        os.ftruncate(descriptor, max(1, slots * sum(array_bytes)))
         self._memory = mmap.mmap(descriptor, 0)
         self._results: list[Any] = []
         self._pipes: list[Connection] = []
@@ -201,12 +202,12 @@ class _Processes:
             self._send(index, (make_handler, index))
         os.close(descriptor)
 
-    def submit(self, items: Sequence[Any], frames: Sequence[np.ndarray | None]) -> list[Any]:
+    def submit(self, items: Sequence[Any], arrays: Sequence[Arrays]) -> list[Any]:
         self._receive(timeout=0)
         waiting = list(range(len(self._pipes)))
         while waiting:
             for index in [index for index in waiting if self._free[index]]:
-                self._give(index, items[index], frames[index])
+                self._give(index, items[index], arrays[index])
                 waiting.remove(index)
             if waiting:
                 start = time.monotonic()
@@ -215,13 +216,16 @@ class _Processes:
         results, self._results = self._results, []
         return results
 
-    def _give(self, index: int, item: Any, frames: np.ndarray | None) -> None:
-        """Copy the frames into a free slot of a worker and tell it."""
+    def _give(self, index: int, item: Any, arrays: Arrays) -> None:
+        """Copy the arrays into a free slot of a worker, one after the other, and tell it."""
         slot = self._free[index].pop()
-        start = self._starts[index] + slot * self._frame_bytes[index]
-        if frames is not None:
-            np.ndarray(frames.shape, frames.dtype, self._memory, start)[:] = frames
-        self._send(index, (slot, item, start, None if frames is None else frames.shape))
+        start = self._starts[index] + slot * self._array_bytes[index]
+        places = {}
+        for name, array in arrays.items():
+            np.ndarray(array.shape, array.dtype, self._memory, start)[:] = array
+            places[name] = (array.shape, array.dtype, start)
+            start += array.nbytes
+        self._send(index, (slot, item, places))
 
     def finish(self) -> list[Any]:
         while any(len(free) < self._slots for free in self._free):
@@ -285,7 +289,7 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _process_main() -> None:
-    """A worker process; the arguments are the descriptors of its pipe and of the frames' memory."""
+    """A worker process; the arguments are the descriptors of its pipe and of the arrays' memory."""
     pipe, memory = Connection(int(sys.argv[1])), mmap.mmap(int(sys.argv[2]), 0)
     sys.path[:] = pipe.recv()
     make_handler, index = pipe.recv()
@@ -295,11 +299,11 @@ def _process_main() -> None:
     try:
         handler = make_handler(index)
         while (entry := entries.get()) is not None:
-            slot, item, start, shape = entry
-            frames = None if shape is None else np.ndarray(shape, np.uint8, memory, start)
-            for result in handler.handle(item, frames):
+            slot, item, places = entry
+            arrays = {name: np.ndarray(shape, dtype, memory, start) for name, (shape, dtype, start) in places.items()}
+            for result in handler.handle(item, arrays):
                 pipe.send(("result", result))
-            del frames
+            del arrays
             pipe.send(("free", slot))
     except (BrokenPipeError, ConnectionResetError):
         pass  # the stepping process is gone

@@ -2,8 +2,8 @@
 
 Example:
     writer = EpisodeWriter(cfg, attempt, worker=0)
-    writer.handle(Step(...), frames)          # once per control step
-    rows = writer.handle(End(...), None)      # the rows of metadata.json of what was published
+    writer.handle(Step(...), images)          # once per control step
+    rows = writer.handle(End(...), {})        # the rows of metadata.json of what was published
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from vpl.episode import DatasetCfg, EpisodeFile, read_row
+from vpl.episode import DatasetCfg, EpisodeFile
 from vpl.files import publish
+from vpl.listing import read_row
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class EpisodeWriter:
         self._reformatter = VideoReformatter()
         self._open: dict[int, EpisodeFile] = {}
 
-    def handle(self, item: Step | Drop | End, frames: np.ndarray | None) -> list[dict[str, Any]]:
+    def handle(self, item: Step | Drop | End, images: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
         """Write a step, remove what is dropped, or publish what ends and return its rows of metadata.json."""
         if isinstance(item, End):
             return self._publish(item)
@@ -78,8 +79,8 @@ class EpisodeWriter:
                 self._open[env] = EpisodeFile(
                     self._cfg, self._attempt, self._reformatter, item.round, env, item.variation[i], item.intrinsics[i]
                 )
-            color = None if frames is None else frames[i]
-            self._open[env].append(item.index, color, {name: array[i] for name, array in item.columns.items()})
+            pictures, row = ({name: array[i] for name, array in part.items()} for part in (images, item.columns))
+            self._open[env].append(item.index, pictures, row)
         return []
 
     def abandon(self) -> None:

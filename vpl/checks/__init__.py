@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vpl.checks.episodes import Checked, check_episode, check_episodes
-from vpl.episode import all_episode_folders
 from vpl.files import read_json
 from vpl.format import READABLE_VERSIONS
+from vpl.listing import all_episode_folders
 
 METADATA = {"format_version": int, "task": str, "simulator": str, "num_episodes": int, "episodes": list}
 """What metadata.json holds at least, and of which types."""

@@ -25,12 +25,13 @@ import h5py
 import numpy as np
 
 from vpl.checks.format import Contents, Finding, every_step, read_contents
+from vpl.checks.geometry import check_geometry
 from vpl.checks.images import check_images
 from vpl.checks.rows import Found, Rows, check_rows
 from vpl.columns import Role, SuccessRule
-from vpl.episode import describe
 from vpl.files import child_environment
 from vpl.format import KNOWN, OPTIONAL_ATTRIBUTES, OPTIONAL_IN_VERSION_1, ROW_ATTRIBUTES, RULE_ATTRIBUTES
+from vpl.listing import describe
 from vpl.usable_cores import usable_cores
 
 MOTION = ("joint_pos", "action")
@@ -91,9 +92,10 @@ def _check_file(h5: h5py.File, folder: Path, cameras: list[Any]) -> Checked:
     found += check_rows(rows, about)
     found += [(row, f"full_rate: {reason}") for row, reason in check_rows(contents.full_rate, every_step(about))]
     found += check_success(h5, contents)
-    if contents.color is not None:
+    if "color" in contents.images:
         fps = float(about.attrs["fps"]) if "fps" in about.attrs else None
-        found += check_images(contents.color, rows, folder, fps)
+        found += check_images(contents.images["color"], rows, folder, fps)
+    found += check_geometry(contents.images, rows)
     motion = motion_digest({name: rows[name] for name in MOTION if name in rows}, about.variation)
     return Checked(found, motion, _row(h5, contents))
 

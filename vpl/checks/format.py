@@ -23,8 +23,8 @@ from vpl.checks.rows import About, Found, Rows
 from vpl.columns import Column
 from vpl.format import (
     ATTRIBUTES,
-    COLOR,
     FRAME_STEP,
+    IMAGES,
     INTRINSICS,
     KNOWN,
     NUMBER,
@@ -33,19 +33,22 @@ from vpl.format import (
     VERSION_2_ATTRIBUTES,
     declared,
     needed_columns,
+    stream_names,
 )
 
 Finding = tuple["int | None", str]
 """Row (None: all of them) and reason of a problem."""
 POSITIVE = ("num_frames", "fps", "step_dt", "video_interval")
 """Attributes that are above 0."""
-NAMED = ("joint_pos", "joint_vel", "joint_pos_target", "color")
-"""Columns of which any version says, in the attribute `names`, what their second axis is."""
-OF_ALL = {
-    "color": replace(COLOR, shape=("T", *COLOR.shape)),
+NAMED = ("joint_pos", "joint_vel", "joint_pos_target", *IMAGES)
+"""Datasets of which any version says, in the attribute `names`, what their second axis is."""
+BESIDE = {
+    **{name: replace(column, shape=("T", *column.shape)) for name, column in IMAGES.items()},
     "intrinsics": replace(INTRINSICS, shape=("C", *INTRINSICS.shape)),
 }
-"""What every file has beside its columns; shapes with their first axis, here and in `read_schema`."""
+"""What a file has beside its columns; shapes with their first axis, here and in `read_schema`."""
+OF_ALL = ("color", "intrinsics")
+"""Of these what every file has."""
 MOST_DEFLATED = 1100
 """How many bytes one stored byte may at most stand for in gzip's stream."""
 
@@ -55,7 +58,8 @@ class Contents:
     """What of an episode's file is as it must be."""
 
     about: About
-    color: h5py.Dataset | None
+    images: dict[str, h5py.Dataset]
+    """By stream."""
     rows: Rows
     """The columns of numbers."""
     full_rate: Rows
@@ -66,12 +70,13 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     """What the file holds and what is wrong with it; `cameras` are those of metadata.json."""
     attrs, found = read_attributes(h5.attrs)
     sizes = {"T": int(attrs["num_frames"])} if "num_frames" in attrs else {}
-    needed = {"color", "intrinsics", *needed_columns(h5)} if is_listed(h5) else set(KNOWN)
+    needed = {*OF_ALL, *needed_columns(h5)} if is_listed(h5) else set(KNOWN)
     schema, wrong = read_schema(h5)
     found += wrong
-    columns, wrong = sound_columns(h5, {**schema, **OF_ALL}, needed, sizes)
+    columns, wrong = sound_columns(h5, {**schema, **BESIDE}, needed, sizes)
     found += wrong
-    rows = {name: data[()] for name, data in columns.items() if name != "color"}
+    images = {name: data for name, data in columns.items() if name in IMAGES}
+    rows = {name: data[()] for name, data in columns.items() if name not in images}
     found += check_finite(rows)
     names, wrong = read_names(columns)
     found += wrong
@@ -84,7 +89,7 @@ def read_contents(h5: h5py.File, cameras: list[Any]) -> tuple[Contents, list[Fin
     drawn = json.loads(variation) if _is_json_object(variation) else {}
     about = About(attrs, names, terms, cameras, schema, drawn)
     full_rate, wrong = read_full_rate(h5, about, rows, sizes)
-    return Contents(about, columns.get("color"), rows, full_rate), found + wrong
+    return Contents(about, images, rows, full_rate), found + wrong
 
 
 def read_attributes(attributes: h5py.AttributeManager) -> tuple[dict[str, Any], list[Finding]]:
@@ -142,7 +147,7 @@ def read_schema(h5: h5py.File) -> tuple[dict[str, Column], list[Finding]]:
         return {}, [(None, "attribute columns is no list of names")]
     found: list[Finding] = []
     schema: dict[str, Column] = {}
-    for name in (*OF_ALL, *map(str, h5.attrs["columns"])):
+    for name in dict.fromkeys([*OF_ALL, *stream_names(h5), *map(str, h5.attrs["columns"])]):
         if not isinstance(h5.get(name), h5py.Dataset) or not h5[name].shape:
             found.append((None, f"{name} is {'no column of rows' if name in h5 else 'missing'}"))
             continue
@@ -151,10 +156,10 @@ def read_schema(h5: h5py.File) -> tuple[dict[str, Column], list[Finding]]:
         except (KeyError, ValueError) as error:
             found.append((None, f"{name} is not declared: {' '.join(str(error).split())}"))
             continue
-        known = {**KNOWN, **OF_ALL}.get(name, column)
+        known = {**KNOWN, **BESIDE}.get(name, column)
         if column.role is not known.role:
             found.append((None, f"{name} is declared as {column.role.value}, it is {known.role.value}"))
-        if name not in OF_ALL:
+        if name not in BESIDE:
             schema[name] = replace(column, shape=("T", *known.shape), dtype=known.dtype)
     return schema, found
 
@@ -192,7 +197,7 @@ def _lacking(data: h5py.Dataset) -> str:
     if data.chunks:
         chunks = math.prod(-(-n // chunk) for n, chunk in zip(data.shape, data.chunks, strict=True))
         if (stored := data.id.get_num_chunks()) < chunks:
-            what = "images" if data.name == "/color" else "rows"
+            what = "images" if data.name[1:] in IMAGES else "rows"
             return f"{what}: {stored} of {chunks} chunks are stored"
     most = data.id.get_storage_size() * (MOST_DEFLATED if data.id.get_create_plist().get_nfilters() else 1)
     return f"data: {most} of {data.nbytes} bytes are stored" if most < data.nbytes else ""

@@ -15,6 +15,7 @@ import h5py
 from tqdm import tqdm
 
 from vpl.columns import Role
+from vpl.format import IMAGES
 from vpl.reader import Episode, load_episode
 
 
@@ -44,6 +45,18 @@ class Export:
         known = episode.columns(Role.PRIVILEGED) if self.privileged else []
         return [*episode.columns(Role.STATE), *(name for name in known if name != "sim_state")]
 
+    def images(self, episode: Episode) -> dict[str, str]:
+        """The streams that go along, and what a camera's images of each are called after the camera's name."""
+        suffixes = {"color": "image", "depth": "depth", "segmentation": "segmentation"}
+        known = ("color", "depth", "segmentation") if self.privileged else ("color", "depth")
+        return {name: suffixes[name] for name in known if name in episode.streams}
+
+    def say_left_out(self) -> None:
+        """Say which streams the format has no place for."""
+        with load_episode(self.folders[0]) as first:
+            if left_out := [name for name in self.images(first) if name != "color"]:
+                print(f"{' and '.join(left_out)} left out: this format's policies take any image for one of colours")
+
     def about(self) -> dict[str, Any]:
         """What a reader must know of the numbers; JSON types."""
         with load_episode(self.folders[0]) as first:
@@ -71,6 +84,10 @@ class Export:
                     {"name": camera, "intrinsics": K.tolist()}
                     for camera, K in zip(first.camera_names, first["intrinsics"][:], strict=True)
                 ],
+                "streams": {
+                    name: {"unit": IMAGES[name].unit, "meaning": IMAGES[name].meaning} for name in self.images(first)
+                },
+                **({"segmentation_ids": first.segment_ids} if "segmentation" in self.images(first) else {}),
                 "conventions": self.metadata.get("conventions", {}),
                 "episodes": [folder.name for folder in self.folders],
                 "splits": self.lists,
@@ -83,22 +100,22 @@ class Export:
                 yield index, episode
 
 
-def copy_frames(episode: Episode, camera: int, group: h5py.Group, name: str) -> None:
-    """A camera's frames as (T, H, W, 3), a frame a chunk: the stored chunks, neither inflated nor deflated."""
-    color = episode["color"]
+def copy_frames(images: h5py.Dataset, camera: int, group: h5py.Group, name: str) -> None:
+    """A camera's frames as (T, H, W, channels), a frame a chunk: the stored chunks, neither inflated nor deflated."""
+    frame = images.shape[2:] if images.ndim == 5 else (*images.shape[2:], 1)
     frames = group.create_dataset(
         name,
-        (len(color), *color.shape[2:]),
-        "u1",
-        chunks=(1, *color.shape[2:]),
-        compression=color.compression,
-        compression_opts=color.compression_opts,
-        shuffle=color.shuffle,
-        fletcher32=color.fletcher32,
+        (len(images), *frame),
+        images.dtype,
+        chunks=(1, *frame),
+        compression=images.compression,
+        compression_opts=images.compression_opts,
+        shuffle=images.shuffle,
+        fletcher32=images.fletcher32,
     )
-    if color.chunks != (1, 1, *color.shape[2:]):  # another writer's
-        frames[:] = color[:, camera]
+    if images.chunks != (1, 1, *images.shape[2:]):  # another writer's
+        frames[:] = images[:, camera].reshape(frames.shape)
         return
-    for row in range(len(color)):
-        mask, chunk = color.id.read_direct_chunk((row, camera, 0, 0, 0))
+    for row in range(len(images)):
+        mask, chunk = images.id.read_direct_chunk((row, camera, *(0,) * (images.ndim - 2)))
         frames.id.write_direct_chunk((row, 0, 0, 0), chunk, mask)

@@ -13,6 +13,7 @@ from vpl.exports import Export, copy_frames
 def export_act(export: Export, output: Path) -> None:
     """A folder of HDF5s: action, observations/qpos, observations/qvel and observations/images/<camera>."""
     output.mkdir()
+    export.say_left_out()
     of_all = ("episodes", "splits")  # not in each file; `source` says which episode it is
     about = json.dumps({key: value for key, value in export.about().items() if key not in of_all})
     lengths = set()
@@ -22,7 +23,7 @@ def export_act(export: Export, output: Path) -> None:
             file["observations/qpos"], file["observations/qvel"] = episode["joint_pos"][:], episode["joint_vel"][:]
             images = file.create_group("observations/images")
             for camera, name in enumerate(episode.camera_names):
-                copy_frames(episode, camera, images, name)
+                copy_frames(episode["color"], camera, images, name)
             # sim: an action belongs to the observation of its own row, not to the one before
             file.attrs.update(sim=True, compress=False, source=episode.folder.name, vpl=about)
             lengths.add(len(file["action"]))

@@ -23,6 +23,7 @@ def export_lerobot(export: Export, output: Path) -> None:
     av.logging.set_libav_level(av.logging.ERROR)  # LeRobot lets FFmpeg tell of each video, and a bar be drawn for each
     datasets.disable_progress_bars()
     about = export.about()
+    export.say_left_out()
     with load_episode(export.folders[0]) as first:
         features = lerobot_features(first, export)
         keys = {f"observation.images.{name}": camera for camera, name in enumerate(first.camera_names)}

@@ -39,7 +39,8 @@ def export_robomimic(export: Export, output: Path) -> None:
             for name in export.columns(episode):
                 demo[f"obs/{name}"] = episode[name][:].reshape(len(actions), -1)
             for camera, camera_name in enumerate(episode.camera_names):
-                copy_frames(episode, camera, demo["obs"], f"{camera_name}_image")
+                for stream, suffix in export.images(episode).items():
+                    copy_frames(episode[stream], camera, demo["obs"], f"{camera_name}_{suffix}")
                 demo[f"camera_poses/{camera_name}"] = episode["extrinsics"][:, camera]
             demo.attrs.update(num_samples=len(actions), source=episode.folder.name)
             told = ("success", *RULE_ATTRIBUTES)

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
+import h5py
 import imageio.v3 as iio
 import numpy as np
 
 from vpl.columns import Role
-from vpl.episode import final_value
 from vpl.files import published, read_json
+from vpl.listing import final_value
 from vpl.reader import Episode, load_episode
 from vpl.stats import spread_rows
 from vpl.variation import flat, variation_of
@@ -42,6 +43,9 @@ THUMBNAIL_PX = 112
 CURVES = (Role.STATE, Role.ACTION, Role.PRIVILEGED, Role.METRIC)
 """Roles whose columns are drawn, in this order; not those of more than WIDEST numbers: nobody can read them."""
 WIDEST = 12
+NEARNESS = (0.0, 0.25, 0.5, 0.75, 1.0)
+NEAR_COLORS = ((68, 59, 33, 94, 253), (1, 82, 145, 201, 231), (84, 139, 140, 98, 37))
+"""Red, green and blue of depth from far to near: viridis, as Matplotlib has it."""
 RANGES = 32767
 """What a column's least and greatest value become in 16 bits, with a sign."""
 
@@ -111,6 +115,12 @@ def describe(episode: Episode, place: Path, numbers: bytearray) -> dict[str, Any
     if metric := attrs.get("success_metric"):
         final = final_value(file, metric)
         described |= {"metric": metric, "final": final if np.isfinite(final) else None}  # JSON has no NaN
+    described["pictures"] = [
+        {"name": f"{stream} of {name}", "image": strip(file[stream], camera)}
+        for stream in episode.streams
+        if stream != "color"
+        for camera, name in enumerate(episode.camera_names)
+    ]
     if "extrinsics" in file:
         for camera, video in enumerate(described["videos"]):
             poses = file["extrinsics"][:, camera, :3][rows]
@@ -131,11 +141,30 @@ def pack(columns: np.ndarray, numbers: bytearray) -> dict[str, Any]:
     return {"at": at, "low": [float(f"{x:.7g}") for x in low], "scale": [float(f"{x:.7g}") for x in scale]}
 
 
+def strip(images: h5py.Dataset, camera: int) -> str:
+    """The first, the middle and the last image of depth or segmentation in colours, side by side, as a data URL."""
+    rows = (0, len(images) // 2, len(images) - 1)
+    pictures = np.concatenate([images[row, camera] for row in rows], axis=1)
+    if images.dtype == np.uint16:
+        far = max(1, np.quantile(pictures, 0.98))
+        shades = np.where(pictures > 0, np.clip(1 - pictures / far, 0, 1), np.nan)  # what is near is bright
+        colors = np.stack([np.interp(shades, NEARNESS, channel, left=0) for channel in NEAR_COLORS], axis=-1)
+        return data_url(np.nan_to_num(colors).astype(np.uint8))
+    hue = 0.618034 * np.arange(256)  # the golden ratio's steps keep neighbours apart
+    palette = 150 + 100 * np.cos(2 * np.pi * (hue[:, None] + np.array([0, 1 / 3, 2 / 3])))
+    return data_url(palette.astype(np.uint8)[pictures])
+
+
 def thumbnail(image: np.ndarray) -> str:
-    """A JPEG as a data URL."""
+    """A small picture as a data URL."""
     step = max(1, image.shape[1] // THUMBNAIL_PX)
-    small, buffer = image[::step, ::step], io.BytesIO()
-    iio.imwrite(buffer, small, extension=".jpg", quality=60)
+    return data_url(image[::step, ::step])
+
+
+def data_url(image: np.ndarray) -> str:
+    """A JPEG."""
+    buffer = io.BytesIO()
+    iio.imwrite(buffer, image, extension=".jpg", quality=60)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -77,6 +77,7 @@ class Player {
       $("films").append(figure);
       return film;
     });
+    $("films").append(...episode.pictures.map(picture));
     $("scrubber").max = episode.frames - 1;
     this.plots = Object.keys(episode.curves).map((name) => plot(episode, name, this));
     this.space = new Space(episode);
@@ -137,6 +138,15 @@ class Player {
       chart.setCursor({ left: chart.valToPos(chart.data[0][this.sample], "x"), top: chart.over.clientHeight / 2 });
     this.space.draw(this.sample);
   }
+}
+
+// The first, the middle and the last row of a camera's depth or segmentation
+function picture({ name, image }) {
+  const figure = document.createElement("figure"), caption = document.createElement("figcaption"), shown = new Image();
+  shown.src = image;
+  shown.alt = caption.textContent = `${name}: first, middle and last row`;
+  figure.append(shown, caption);
+  return figure;
 }
 
 // Of a curve's axis; one that never changes is a line in the middle
