@@ -13,8 +13,6 @@ from simulators.looks import PATTERNS, PLAIN, pictures
 
 ROBOT, SURROUNDINGS = 1, 2
 """Bits of contype: the robot touches its surroundings, nothing touches itself."""
-_SLICES = 96
-"""Facets about a sphere or a cylinder: with MuJoCo's 28 and 16 the depth of a sphere of 0.2 m is off by 1 mm."""
 _ROOM = 1
 """The group of its geoms; the renderers draw 0 to 2."""
 
@@ -33,7 +31,7 @@ def add_looks(spec: mujoco.MjSpec, cameras: Sequence[CameraCfg], light: float) -
     spec.visual.global_.offwidth = max((c.width for c in cameras), default=1)
     spec.visual.global_.offheight = max((c.height for c in cameras), default=1)
     spec.stat.extent = 1.0
-    spec.visual.quality.numslices = spec.visual.quality.numstacks = _SLICES
+    spec.visual.quality.numslices, spec.visual.quality.numstacks = 16, 8  # a fifth faster than MuJoCo's 28 and 16
     spec.visual.map.znear, spec.visual.map.zfar = 0.01, 20.0
     spec.visual.headlight.ambient = light * np.array((0.32, 0.32, 0.33))
     spec.visual.headlight.diffuse = light * np.array((0.22, 0.22, 0.22))

@@ -21,7 +21,7 @@ Finding = tuple["int | None", str]
 FLOOR = "floor"
 """The id that is the plane z = 0."""
 FLOOR_M, FLOOR_SHARE = 3e-3, 2e-3
-"""How far off the floor a depth may be, and which share of its distance beside: it is rounded to 1 mm."""
+"""How far above or below the floor a point of it may come out, and which share of its distance beside."""
 MOST_BELOW, MOST_OFF = 0.002, 0.005
 """Of the pixels that look at the floor's plane may end below it, and of those that see the floor may be off it."""
 MIN_PIXELS = 20
@@ -94,19 +94,16 @@ def _check_depth(
 
 def _against_floor(picture: np.ndarray, on_floor: np.ndarray | None, rays: np.ndarray, pose: np.ndarray) -> str:
     """Why `picture` (h, w) m cannot be, whose pixels look along `rays` (h, w, 3), z = 1; "" if it can."""
-    falling = rays @ pose[2, :3]
-    with np.errstate(divide="ignore"):
-        floor = np.where(falling < 0, -pose[2, 3] / falling, np.inf)
-    allowed = FLOOR_M + FLOOR_SHARE * floor
-    looking = np.isfinite(floor) & (picture > 0)
-    below = looking & (picture > floor + allowed)
+    height_m, allowed = pose[2, 3] + picture * (rays @ pose[2, :3]), FLOOR_M + FLOOR_SHARE * picture
+    looking = (rays @ pose[2, :3] < 0) & (picture > 0)
+    below = looking & (height_m < -allowed)
     if below.sum() > MOST_BELOW * looking.sum():
         return (
             f"ends below the floor in {below.sum() / looking.sum():.1%} of the pixels that look down, says its camera"
         )
     if on_floor is None or on_floor.sum() < MIN_PIXELS:
         return ""
-    off = (np.abs(picture - floor) > allowed)[on_floor].mean()
+    off = (np.abs(height_m) > allowed)[on_floor].mean()
     return f"is off the floor in {off:.1%} of the pixels that see it, says its camera" if off > MOST_OFF else ""
 
 

@@ -146,8 +146,9 @@ def strip(images: h5py.Dataset, camera: int) -> str:
     rows = (0, len(images) // 2, len(images) - 1)
     pictures = np.concatenate([images[row, camera] for row in rows], axis=1)
     if images.dtype == np.uint16:
-        far = max(1, np.quantile(pictures, 0.98))
-        shades = np.where(pictures > 0, np.clip(1 - pictures / far, 0, 1), np.nan)  # what is near is bright
+        near, far = np.maximum(1, np.quantile(pictures, (0.02, 0.98)))
+        nearness = np.log(far / np.maximum(pictures, 1)) / np.log(max(far / near, 1.01))  # what is near is bright
+        shades = np.where(pictures > 0, np.clip(nearness, 0, 1), np.nan)
         colors = np.stack([np.interp(shades, NEARNESS, channel, left=0) for channel in NEAR_COLORS], axis=-1)
         return data_url(np.nan_to_num(colors).astype(np.uint8))
     hue = 0.618034 * np.arange(256)  # the golden ratio's steps keep neighbours apart

@@ -77,7 +77,7 @@ class Player {
       $("films").append(figure);
       return film;
     });
-    $("films").append(...episode.pictures.map(picture));
+    $("strips").append(...episode.pictures.map(picture));
     $("scrubber").max = episode.frames - 1;
     this.plots = Object.keys(episode.curves).map((name) => plot(episode, name, this));
     this.space = new Space(episode);
@@ -267,7 +267,7 @@ function route() {
   const name = decodeURIComponent(location.hash.slice(1)), at = data.episodes.findIndex((e) => e.name === name);
   shown?.pause();
   shown = null;
-  for (const id of ["films", "plots"]) $(id).replaceChildren();
+  for (const id of ["films", "strips", "plots"]) $(id).replaceChildren();
   $("index").style.display = at < 0 ? "block" : "none";
   $("player").style.display = at < 0 ? "none" : "block";
   if (at < 0) return;
