@@ -42,7 +42,7 @@ from flags.collect import Job
 from policies.rsl_rl import CheckpointPolicy
 from simulators import CameraEnv, Sample, load
 from simulators.seeds import round_seed
-from vpl.episode import deflate
+from vpl import deflate
 from vpl.usable_cores import usable_cores
 from vpl.video import VideoEncoder
 from vpl_saver import VPLSaver
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(env: CameraEnv, job: Job, repetitions: int) -> dict[str, float]:
     """Medians for one number of envs and one size."""
+    assert isinstance(job.policy, CheckpointPolicy)
     policy, steps = job.policy.to(env.device), job.flags.steps
     frames = job.flags.num_envs * steps * len(job.cameras)
     simulate(env, policy, 3, ["color"])  # warm-up
@@ -106,7 +107,7 @@ def measure(env: CameraEnv, job: Job, repetitions: int) -> dict[str, float]:
         runs["cpu"].append(cpu_s() - cpu)
         shutil.rmtree(saver.cfg.root)
         saver = new_saver(env, job, f"collector{repetition}")
-        runs["collect"].append(timed(collect, env, policy, saver, job))
+        runs["collect"].append(timed(collect, env, saver, job))
         runs["waiting"].append(saver.writer_wait_s / runs["collect"][-1])
         shutil.rmtree(saver.cfg.root)
     medians = {name: statistics.median(values) for name, values in runs.items()}
@@ -173,10 +174,10 @@ def feed(saver: VPLSaver, clip: list[Sample]) -> None:
     saver.close()
 
 
-def collect(env: CameraEnv, policy: CheckpointPolicy, saver: VPLSaver, job: Job) -> None:
+def collect(env: CameraEnv, saver: VPLSaver, job: Job) -> None:
     never = collector.StopSignal("")
     with contextlib.redirect_stdout(io.StringIO()), collector.progress_bar(job.flags, len(job.cameras)) as bar:
-        collector.collect(env, policy, saver, job.flags, bar, never)
+        collector.collect(env, job, saver, bar, never)
         saver.close()
 
 

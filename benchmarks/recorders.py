@@ -194,7 +194,7 @@ def fsynced_write() -> Record:
 
 def deflate_alone() -> Record:
     """The compression that `color` gets, in one thread, thrown away."""
-    from vpl.episode import deflate
+    from vpl import deflate
 
     def record(frames: np.ndarray, folder: Path) -> dict[str, float]:
         for image in _images(frames):

@@ -89,7 +89,7 @@ def render_clips(folder: Path, args: argparse.Namespace) -> dict[str, Path]:
             clean[step] = env.capture(["color"])["color"]
             noise = rng.normal(0, GRAIN, shape[1:]).astype(np.float32)
             grainy[step] = (clean[step] + noise).round().clip(0, 255)
-            obs, *_ = env.step(job.policy(obs["policy"]))
+            obs, *_ = env.step(job.policy.act(None, obs))
     clean.flush()
     grainy.flush()
     return paths

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -23,6 +22,7 @@ import h5py
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from vpl import deflate
 from vpl.columns import STREAMS, Column, Stream, SuccessRule
 from vpl.files import fsync
 from vpl.format import (
@@ -36,12 +36,6 @@ from vpl.format import (
 )
 from vpl.listing import describe, final_value
 from vpl.video import VideoEncoder, count_frames, write_mp4
-
-deflate: Any
-try:
-    from isal import isal_zlib as deflate  # 5 x zlib's speed at level 1, the same stream format
-except ImportError:
-    deflate = zlib
 
 ROWS_PER_BLOCK = 64
 """Rows of numbers and of videos that are written at once, so that memory does not grow with the episode."""

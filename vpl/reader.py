@@ -11,14 +11,20 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
+import av
 import h5py
+import numpy as np
 
+from vpl import deflate
 from vpl.columns import Column, Role
 from vpl.format import declared, stream_names
 from vpl.listing import all_episode_folders
+
+DEFLATE, SHUFFLE = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,41 @@ class Episode:
         column = self.declared[name]
         width = math.prod(self.h5[name].shape[1:])
         return list(column.names) or ([name] if width == 1 else [f"{name}_{i}" for i in range(width)])
+
+    def read_images(self, stream: str = "color") -> np.ndarray:
+        """All images of a stream, (T, C, H, W, ...), several times as fast as `episode[stream][:]`.
+
+        Deflated chunks are read from the file past HDF5, whose global lock threads would wait for, and inflated by a
+        faster library. What another writer has stored otherwise is read by HDF5.
+        """
+        data = self.h5[stream]
+        stored = data.id.get_create_plist()
+        filters = [stored.get_filter(i)[0] for i in range(stored.get_nfilters())]
+        if data.chunks != (1, 1, *data.shape[2:]) or filters not in ([DEFLATE], [SHUFFLE, DEFLATE]):
+            whole: np.ndarray = data[:]
+            return whole
+        images = np.empty(data.shape, data.dtype)
+        chunks: list[h5py.h5d.StoreInfo] = []
+        data.id.chunk_iter(chunks.append)
+        size = math.prod(data.shape[2:]) * data.dtype.itemsize
+        if len(chunks) != math.prod(data.shape[:2]) or any(chunk.filter_mask for chunk in chunks):
+            return data[:]
+        with open(self.h5.filename, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored_bytes:
+            for chunk in chunks:
+                start = chunk.byte_offset
+                flat = np.frombuffer(deflate.decompress(stored_bytes[start : start + chunk.size], 15, size), np.uint8)
+                if filters[0] == SHUFFLE:
+                    flat = flat.reshape(data.dtype.itemsize, -1).T.reshape(-1)
+                images[chunk.chunk_offset[:2]] = flat.view(data.dtype).reshape(data.shape[2:])
+        return images
+
+    def read_videos(self) -> np.ndarray:
+        """All frames of the MP4s, (T, C, H, W, 3) uint8: `color` but for H.264's losses."""
+        frames = []
+        for camera in range(len(self.camera_names)):
+            with av.open(str(self.video(camera).absolute())) as container:
+                frames.append([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        return np.stack([np.stack(of_camera) for of_camera in frames], axis=1)
 
     def video(self, camera: int) -> Path:
         """The MP4 of camera number `camera`."""
