@@ -23,11 +23,12 @@ from tqdm import tqdm
 
 from checks.self_check import self_check, table
 from flags import FlagError, exit_code
-from flags.collect import CollectFlags, Job, parse_flags, prepare
-from flags.recorded import arguments, camera_rows, checkpoint_row, dataset_name, versions
-from policies import Policy
+from flags.collect import CollectFlags, Job, parse_flags, policy_row, prepare
+from flags.recorded import arguments, camera_rows, dataset_name, versions
+from policies import PolicyError
 from policies.noise import ActionNoise
-from simulators import CameraEnv, SimulatorCfg, SimulatorError, load, options
+from policies.rsl_rl import CheckpointPolicy
+from simulators import CameraEnv, Sample, SimulatorCfg, SimulatorError, load, options
 from simulators.recorded import OF_ANY_ARM, with_executed
 from simulators.seeds import round_seed
 from vpl.episode import DatasetCfg, SaverError
@@ -53,11 +54,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def collect_dataset(job: Job) -> int:
     """Build simulator and saver, collect, and say what came out."""
-    flags, policy = job.flags, job.policy
+    flags = job.flags
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
     print(f"simulator   {flags.simulator}{job.simulator_reason}", flush=True)
-    print(f"checkpoint  {flags.checkpoint} ({policy.layout}, iteration {policy.iteration})", flush=True)
-    print(f"activation  {policy.settings}", flush=True)
+    announce_policy(job)
     if flags.self_check:
         return check_machine(job)
     with load(flags.simulator, simulator_cfg(job)) as env:
@@ -70,20 +70,34 @@ def collect_dataset(job: Job) -> int:
             announce(saver, flags)
             found = total_frames(saver)
             with progress_bar(flags, len(job.cameras)) as bar:
-                collect(env, policy.to(env.device), saver, flags, bar, stop)
+                collect(env, job, saver, bar, stop)
         print_summary(saver, found, time.monotonic() - start)
     if stop.number:
         return 128 + stop.number
     return 1 if saver.dropped else 0
 
 
+def announce_policy(job: Job) -> None:
+    """Say what drives and what labels."""
+    about = job.policy.describe()
+    details = [about.get("layout", "your own"), *([f"iteration {about['iteration']}"] if "iteration" in about else [])]
+    name = f"policy      {job.flags.policy}" if job.flags.policy else f"checkpoint  {job.flags.checkpoint}"
+    print(f"{name} ({', '.join(details)})", flush=True)
+    for policy in (job.labeller, job.policy):
+        if isinstance(policy, CheckpointPolicy):
+            print(f"activation  {policy.settings}", flush=True)
+    if job.labeller:
+        print(f"labels      are the answers of {job.flags.relabel_with}", flush=True)
+
+
 def check_machine(job: Job) -> int:
     """Try what this machine's simulator and the checkpoint are good for; prints a table, writes a contact sheet."""
-    flags = job.flags
+    flags, policy = job.flags, job.policy
+    assert isinstance(policy, CheckpointPolicy)  # `prepare` refuses others
     cfg = replace(simulator_cfg(job), num_envs=min(flags.num_envs, SELF_CHECK_ENVS))
     with load(flags.simulator, cfg) as env, TemporaryDirectory() as folder:
         sheet = Path(folder, "sheet.png")
-        checks = self_check(env, job.policy.to(env.device), sheet)
+        checks = self_check(env, policy.to(env.device), sheet)
 
         def keep(picture: Path) -> Path:
             with open(picture, "xb") as file:
@@ -116,12 +130,13 @@ def check_fit(job: Job, env: CameraEnv) -> None:
     Raises:
         FlagError: the checkpoint is another task's, or there is no success to select by.
     """
-    policy, task, flags = job.policy, env.task, job.flags
-    if (policy.num_obs, policy.num_actions) != (task.num_obs, task.num_actions):
-        raise FlagError(
-            f"--checkpoint {flags.checkpoint} maps {policy.num_obs} observations to {policy.num_actions} actions, "
-            f"--task {flags.task} needs {task.num_obs} and {task.num_actions}; give a checkpoint of this task"
-        )
+    flags = job.flags
+    named = (job.policy, f"--policy {flags.policy}" if flags.policy else f"--checkpoint {flags.checkpoint}")
+    for policy, name in (named, (job.labeller, f"--relabel_with {flags.relabel_with}")):
+        try:
+            _ = policy and policy.bind(env)
+        except PolicyError as error:
+            raise FlagError(f"{name}: {error}") from error
     for name in ("only_success", "stop_after_success"):
         if "success" not in env.columns and getattr(flags, name):
             raise FlagError(f"--{name}: --task {flags.task} has no measure of success; leave it out")
@@ -138,12 +153,13 @@ def announce(saver: VPLSaver, flags: CollectFlags) -> None:
         print(f"note        bytes may differ from an uninterrupted run's, for what differs: {changed}")
 
 
-def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags, bar: tqdm, stop: StopSignal) -> None:
+def collect(env: CameraEnv, job: Job, saver: VPLSaver, bar: tqdm | None, stop: StopSignal) -> None:
     """Run all rounds of at most `steps` control steps; store every step of each env's first episode in each.
 
     Episodes that are on disk already are simulated along, so that the others come out as they would have.
     """
-    everyone, steps = torch.arange(env.num_envs, device=env.device), flags.steps
+    flags, policy, steps = job.flags, job.policy, job.flags.steps
+    everyone = torch.arange(env.num_envs, device=env.device)
     noise = ActionNoise(flags.action_noise, env.task.sign_actions, env.num_envs, env.num_actions)
     for round_index in range(flags.num_episodes):
         if all_on_disk(saver, round_index):
@@ -158,18 +174,20 @@ def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags
         for step in range(steps):
             if stop.number:
                 return
-            wanted = saver.wants_images(step)
+            filmed = saver.wants_images(step)
+            needs = tuple(policy.needs)
             with torch.inference_mode():
                 # before step(): after it, a done env shows its next episode
-                finish_capture = env.start_capture({*(saver.cfg.streams if wanted else ()), *policy.needs})
+                finish_capture = env.start_capture({*(saver.cfg.streams if filmed else ()), *needs})
                 if in_hand:  # the last step, while a GPU draws this one
                     recording = without(recording, saver.store(*in_hand))
-                sample = finish_capture() if policy.needs else None
+                sample = finish_capture() if needs else None
                 action = policy.act(sample, obs)
-                obs, dones, extras, of_step = execute(env, action, noise, step)
+                wanted = job.labeller.act(None, obs) if job.labeller else action
+                obs, dones, extras, of_step = execute(env, wanted, action, noise, step)
                 sample = sample or finish_capture()
             columns = {**sample.columns, **{name: to_numpy(part) for name, part in of_step.items()}}
-            in_hand = (columns, sample.images if wanted else {}, recording)
+            in_hand = (columns, recorded_images(sample, saver) if filmed else {}, recording)
             done = recording & to_numpy(dones).astype(bool)
             ended = recording if step == steps - 1 else done
             if flags.stop_after_success:
@@ -178,15 +196,11 @@ def collect(env: CameraEnv, policy: Policy, saver: VPLSaver, flags: CollectFlags
             if ended.any():
                 recording = publish(saver, in_hand, ended, done, extras)
                 in_hand = None
-            show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if wanted else 0)
+            show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if filmed else 0)
             recording = recording & ~ended
             if not recording.any():
                 break
-        if bar.disable:
-            print(
-                f"round {round_index + 1} of {flags.num_episodes} simulated; on disk: {episode_counts(saver)}",
-                flush=True,
-            )
+        tell_round(bar, saver, f"round {round_index + 1} of {flags.num_episodes}")
 
 
 def publish(
@@ -201,18 +215,26 @@ def publish(
     return recording
 
 
+def recorded_images(sample: Sample, saver: VPLSaver) -> dict[str, np.ndarray]:
+    """Of a sample's images those that are stored: a policy may look at others."""
+    return {name: sample.images[name] for name in saver.cfg.streams}
+
+
 def execute(
-    env: CameraEnv, action: torch.Tensor, noise: ActionNoise, step: int
+    env: CameraEnv, wanted: torch.Tensor, driving: torch.Tensor, noise: ActionNoise, step: int
 ) -> tuple[Any, torch.Tensor, dict[str, Any], dict[str, torch.Tensor]]:
-    """Have control step `step` done; returns observations, dones, extras, and the columns that come of the action."""
-    if not noise.is_on:
-        obs, reward, dones, extras = env.step(action)
-        return obs, dones, extras, {"action": action, "joint_pos_target": extras["joint_pos_target"], "reward": reward}
-    wanted = env.joint_pos_target(action)  # before step(): an action means what it does at this instant
-    executed = noise.add(action, step)
+    """Have control step `step` done; returns observations, dones, extras, and the columns that come of the actions.
+
+    `wanted` (N, A) is stored as the action, `driving` with `noise` is executed.
+    """
+    if driving is wanted and not noise.is_on:
+        obs, reward, dones, extras = env.step(wanted)
+        return obs, dones, extras, {"action": wanted, "joint_pos_target": extras["joint_pos_target"], "reward": reward}
+    target = env.joint_pos_target(wanted)  # before step(): an action means what it does at this instant
+    executed = noise.add(driving, step)
     obs, reward, dones, extras = env.step(executed)
     done = {"action_executed": executed, "joint_pos_target_executed": extras["joint_pos_target"]}
-    return obs, dones, extras, {"action": action, "joint_pos_target": wanted, "reward": reward, **done}
+    return obs, dones, extras, {"action": wanted, "joint_pos_target": target, "reward": reward, **done}
 
 
 def all_on_disk(saver: VPLSaver, round_index: int) -> bool:
@@ -246,7 +268,7 @@ def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
     flags, task = job.flags, env.task
     instruction = task.language_instruction if flags.language_instruction is None else flags.language_instruction
     workers = min(flags.num_envs, flags.writer_workers or min(usable_cores(), 16))
-    present = describe_run(versions(env), arguments(flags), checkpoint_row(flags.checkpoint, job.policy))
+    present = describe_run(versions(env), arguments(flags), policy_row(flags, job.policy, job.labeller))
     runs, run = continue_runs(recorded_runs(job.recorded), present)
     return DatasetCfg(
         root=root,
@@ -259,7 +281,7 @@ def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
         height=flags.height,
         camera_names=tuple(camera.name for camera in job.cameras),
         intrinsics=np.stack([camera.intrinsics for camera in job.cameras]),
-        columns=with_executed(env.columns) if flags.action_noise else env.columns,
+        columns=with_executed(env.columns) if flags.action_noise or job.labeller else env.columns,
         streams={name: env.streams[name] for name in flags.stream_names()},
         obs_terms=env.obs_terms,
         state_spec=env.state_spec,
@@ -300,9 +322,17 @@ def progress_bar(flags: CollectFlags, num_cameras: int) -> tqdm:
     return tqdm(total=total, unit=" frames", disable=None, bar_format=layout, smoothing=0.1, postfix="0 episodes")
 
 
-def show_progress(bar: tqdm, saver: VPLSaver, frames: int) -> None:
+def show_progress(bar: tqdm | None, saver: VPLSaver, frames: int) -> None:
+    if bar is None:
+        return
     bar.set_postfix_str(f"{episode_counts(saver)}, waited {saver.writer_wait_s:.1f} s for the writers", refresh=False)
     bar.update(frames)
+
+
+def tell_round(bar: tqdm | None, saver: VPLSaver, name: str) -> None:
+    """A line where there is no bar to be seen."""
+    if bar is not None and bar.disable:
+        print(f"{name} simulated; on disk: {episode_counts(saver)}", flush=True)
 
 
 def episode_counts(saver: VPLSaver) -> str:

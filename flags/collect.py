@@ -18,7 +18,9 @@ from flags import FlagError, as_flag_error, flag, parse
 from flags.cameras import CameraFlags
 from flags.recorded import as_flags, camera_rows, check_agreement, jsonable, read_resumable
 from flags.variation import VariationFlags, default_kinds
+from policies import Policy, PolicyError
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
+from policies.kinds import HELP, load
 from policies.rsl_rl import CheckpointPolicy, load_policy
 from simulators import SIMULATORS, resolve
 from simulators.cameras import CameraCfg
@@ -49,6 +51,10 @@ class CollectFlags(CameraFlags, VariationFlags):
         "clip actions to plus or minus this, none: not at all",
         metavar="LIMIT",
         default_says="params/agent.yaml's",
+    )
+    policy: str | None = flag(None, f"what drives: {HELP}", metavar="KIND:PLACE", default_says="--checkpoint")
+    relabel_with: Path | None = flag(
+        None, "while --policy drives, store this RSL-RL checkpoint's answers as the action", metavar="FILE"
     )
     action_noise: float = flag(
         0.0, "each episode adds noise of a scale up to this to what is executed; what is stored as action is not noisy"
@@ -94,7 +100,9 @@ class Job:
     """With `simulator` and `device` resolved."""
     simulator_reason: str
     cameras: tuple[CameraCfg, ...]
-    policy: CheckpointPolicy
+    policy: Policy
+    labeller: CheckpointPolicy | None
+    """Whose answers are stored where another policy drives; None: the policy's own."""
     recorded: dict[str, Any]
     """metadata.json of what is resumed, as it reads back; {} without --resume."""
 
@@ -112,10 +120,21 @@ def parse_flags(argv: Sequence[str] | None, description: str | None = None) -> C
 
 
 def prepare(flags: CollectFlags) -> Job:
-    """Refuse what cannot be collected, and load the checkpoint.
+    """Refuse what cannot be collected, and load the policy.
 
     Raises:
         FlagError: there is such a flag.
+    """
+    job = prepare_unsaved(flags)
+    _check_place(job.flags)
+    return job
+
+
+def prepare_unsaved(flags: CollectFlags) -> Job:
+    """`prepare`, where no dataset is to be written.
+
+    Raises:
+        FlagError: there is a flag that cannot be.
     """
     reason = " (auto)" if flags.simulator == "auto" else ""
     with as_flag_error(ValueError):
@@ -128,25 +147,48 @@ def prepare(flags: CollectFlags) -> Job:
         )
         _check_values(flags)
         task = None if simulator == "isaac" else load_task(flags.task)  # Isaac Lab's say what they need when there
-    _check_place(flags)
     cameras = flags.cameras()
     num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
-    policy = _load_policy(flags, num_obs, num_actions)
+    policy, labeller = _load_policies(flags, num_obs, num_actions)
     recorded = read_resumable(flags.resume) if flags.resume else {}
     if recorded:
-        check_agreement(recorded, flags, policy, camera_rows(cameras))
-    return Job(flags, reason, cameras, policy, jsonable(recorded))
+        check_agreement(recorded, flags, policy_row(flags, policy, labeller), camera_rows(cameras))
+    return Job(flags, reason, cameras, policy, labeller, jsonable(recorded))
 
 
-def _load_policy(flags: CollectFlags, num_obs: int | None, num_actions: int | None) -> CheckpointPolicy:
+def policy_row(flags: CollectFlags, policy: Policy, labeller: Policy | None) -> dict[str, Any]:
+    """What drives and what labels, as metadata.json has it."""
+    row = {"path": flags.policy or str(flags.checkpoint), **policy.describe()}
+    return row | ({"relabelled_with": {"path": str(flags.relabel_with), **labeller.describe()}} if labeller else {})
+
+
+def _load_policies(
+    flags: CollectFlags, num_obs: int | None, num_actions: int | None
+) -> tuple[Policy, CheckpointPolicy | None]:
+    """What drives, and what labels where that is another one."""
+    if flags.policy is None:
+        if flags.relabel_with:
+            raise FlagError(f"--relabel_with {flags.relabel_with} labels what another --policy does; give one")
+        return _load_checkpoint(flags, "checkpoint", num_obs, num_actions), None
+    if flags.self_check:
+        raise FlagError(f"--policy {flags.policy}: --self_check tries --checkpoint; leave --policy out")
+    try:
+        policy = load(flags.policy)
+    except PolicyError as error:
+        raise FlagError(f"--policy: {error}") from error
+    return policy, _load_checkpoint(flags, "relabel_with", num_obs, num_actions) if flags.relabel_with else None
+
+
+def _load_checkpoint(flags: CollectFlags, name: str, num_obs: int | None, num_actions: int | None) -> CheckpointPolicy:
+    """The RSL-RL checkpoint that the flag `name` gives."""
     activation = None
     if flags.activation is not None and (activation := known_activation(flags.activation)) is None:
         raise FlagError(f"--activation must be one of {', '.join(ACTIVATIONS)}, got '{flags.activation}'")
     try:
         clip = _limit(flags.clip_actions)
-        return load_policy(flags.checkpoint, num_obs, num_actions, activation=activation, clip_actions=clip)
+        return load_policy(getattr(flags, name), num_obs, num_actions, activation=activation, clip_actions=clip)
     except CheckpointError as error:
-        raise FlagError(f"--checkpoint: {error}") from error
+        raise FlagError(f"--{name}: {error}") from error
 
 
 def _limit(text: str | None) -> float | None:
@@ -175,8 +217,9 @@ def _check_values(flags: CollectFlags) -> None:
     check_at_least_1(flags, *counts)
     if not (math.isfinite(flags.action_noise) and flags.action_noise >= 0):
         raise FlagError(f"--action_noise must be 0 or above, got {flags.action_noise}")
-    if flags.action_noise and flags.simulator == "isaac":
-        raise FlagError(f"--action_noise {flags.action_noise}: --simulator isaac cannot add it yet; leave it out")
+    for name in ("action_noise", "relabel_with"):
+        if flags.simulator == "isaac" and (value := getattr(flags, name)):
+            raise FlagError(f"--{name} {value}: --simulator isaac cannot do that yet; leave it out")
     assert flags.device is not None
     flags.check(flags.simulator)
     flags.check_variation(flags.simulator)

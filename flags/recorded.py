@@ -16,7 +16,6 @@ import numpy as np
 import torch
 
 from flags import FlagError, as_flag_error, converted
-from policies.rsl_rl import CheckpointPolicy
 from simulators import CameraEnv
 from simulators.cameras import CameraCfg
 from vpl.format import FORMAT_VERSION
@@ -26,6 +25,8 @@ from vpl.runs import project_versions
 MAY_DIFFER = {
     "num_episodes",
     "checkpoint",
+    "policy",
+    "relabel_with",
     "data_root",
     "headless",
     "writer",
@@ -49,12 +50,6 @@ def dataset_name(task: str, sim_or_real: str, robot_name: str) -> str:
     """What a dataset's folder is called before the time; Gymnasium's names of tasks may hold / and :."""
     folder_safe = re.sub(r"[^\w.+-]", "_", task)
     return f"{folder_safe}_{sim_or_real}_{robot_name}"
-
-
-def checkpoint_row(path: Path, policy: CheckpointPolicy) -> dict[str, Any]:
-    """The policy as metadata.json has it."""
-    names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions", "settings")
-    return {"path": str(path), **{name: getattr(policy, name) for name in names}}
 
 
 def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
@@ -87,6 +82,8 @@ def read_resumable(dataset: Path) -> dict[str, Any]:
         metadata = read_metadata(dataset)
     if "sources" in metadata:
         raise FlagError(f"--resume {dataset} was merged from several datasets; resume those and merge again")
+    if "evaluated" in metadata:
+        raise FlagError(f"--resume {dataset} holds the rollouts of evaluate_policy.py; evaluate again")
     if "replayed" in metadata:
         raise FlagError(
             f"--resume {dataset} was filmed by replay_episode.py; film {metadata['replayed']['from']} again"
@@ -101,7 +98,7 @@ def as_flags(metadata: Mapping[str, Any], flags: type) -> dict[str, Any]:
 
 
 def check_agreement(
-    metadata: Mapping[str, Any], flags: Any, policy: CheckpointPolicy, cameras: list[dict[str, Any]]
+    metadata: Mapping[str, Any], flags: Any, policy: Mapping[str, Any], cameras: list[dict[str, Any]]
 ) -> None:
     """Refuse to resume with anything that would make the missing episodes differ from what they would have been.
 
@@ -116,12 +113,7 @@ def check_agreement(
         raise FlagError(
             f"--resume: --num_episodes {flags.num_episodes} is below the dataset's {recorded['num_episodes']}"
         )
-    for name, value in checkpoint_row(flags.checkpoint, policy).items():
-        if name not in ("path", "settings") and value != metadata["checkpoint"][name]:
-            raise FlagError(
-                f"--resume: --checkpoint {flags.checkpoint} is not the dataset's: its {name} is {value}, "
-                f"recorded is {metadata['checkpoint'][name]}; give that one"
-            )
+    _check_policy("--policy" if flags.policy else "--checkpoint", jsonable(policy), metadata["checkpoint"])
     if jsonable(cameras) != metadata["cameras"]:
         raise FlagError("--resume: this version places the cameras differently; resume with the version that collected")
     if metadata.get("format_version") != FORMAT_VERSION:
@@ -129,6 +121,18 @@ def check_agreement(
             f"--resume: the dataset is of format version {metadata.get('format_version')}, this program writes "
             f"{FORMAT_VERSION}; collect the rest as a dataset of its own, or resume with the version that collected"
         )
+
+
+def _check_policy(flag: str, given: Mapping[str, Any], recorded: Mapping[str, Any]) -> None:
+    """Refuse another policy than the recorded one, wherever its file is now, and another labeller."""
+    for name in dict.fromkeys([*given, *recorded]):
+        if name not in ("path", "settings", "relabelled_with") and given.get(name) != recorded.get(name):
+            raise FlagError(
+                f"--resume: {flag} {given.get('path')} is not the dataset's: its {name} is {given.get(name)}, "
+                f"recorded is {recorded.get(name)}; give that one"
+            )
+    if {"relabelled_with"} & {*given, *recorded}:
+        _check_policy("--relabel_with", given.get("relabelled_with", {}), recorded.get("relabelled_with", {}))
 
 
 def jsonable(value: Any) -> Any:

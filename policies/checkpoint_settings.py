@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from torch import nn
 
+from policies import PolicyError
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
     "selu": nn.SELU,
@@ -38,7 +40,7 @@ _GAUSSIANS = ("", "GaussianDistribution", "HeteroscedasticGaussianDistribution")
 """Distributions whose mean is what the network answers, or its first A numbers; the first is agent.yaml's silence."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(PolicyError):
     """A checkpoint that cannot be used. The message is one line: the file, what was found, what to do."""
 
 

@@ -48,4 +48,6 @@ class ActionNoise:
 
     def add(self, action: torch.Tensor, step: int) -> torch.Tensor:
         """What is executed in control step `step` in the place of `action`, (N, A)."""
+        if not self.is_on:
+            return action
         return action + self._drawn[step].to(action.device)

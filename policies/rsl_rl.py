@@ -37,8 +37,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from policies import PolicyError
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, choose_settings, read_run
-from simulators import Sample
+from simulators import CameraEnv, Sample
 
 _LAYOUTS = {
     "model_state_dict": ("actor.", "actor_obs_normalizer."),
@@ -115,6 +116,21 @@ class CheckpointPolicy(nn.Module):
             obs = (obs - self.obs_mean) / (self.obs_std + 1e-2)  # the eps of RSL-RL's EmpiricalNormalization
         action: Tensor = self.network(obs)
         return action if self.clip_actions is None else action.clamp(-self.clip_actions, self.clip_actions)
+
+    def bind(self, env: CameraEnv) -> CheckpointPolicy:
+        """See `policies.Policy`."""
+        task = env.task
+        if (self.num_obs, self.num_actions) != (task.num_obs, task.num_actions):
+            raise PolicyError(
+                f"it maps {self.num_obs} observations to {self.num_actions} actions, "
+                f"--task {env.cfg.task} needs {task.num_obs} and {task.num_actions}; give a checkpoint of this task"
+            )
+        return self.to(env.device)
+
+    def describe(self) -> dict[str, Any]:
+        """See `policies.Policy`."""
+        names = ("sha256", "layout", "iteration", "normalized", "activation", "clip_actions", "settings")
+        return {name: getattr(self, name) for name in names}
 
     def reset(self, env_ids: Tensor) -> None:
         """See `policies.Policy`: it remembers nothing."""

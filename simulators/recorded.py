@@ -16,10 +16,12 @@ OF_ANY_ARM = ("ee_position", "ee_rotation", "success")
 def with_executed(columns: Mapping[str, Column]) -> dict[str, Column]:
     """`columns`, and what was executed in the place of what the policy wanted."""
     added = {
-        name: replace(columns[wanted], role=Role.METRIC, meaning=f"{wanted} with noise, which was executed")
+        name: replace(columns[wanted], role=Role.METRIC, meaning=f"{wanted} that was executed, with noise or another's")
         for name, wanted in EXECUTED.items()
     }
-    return {**columns, **added}
+    reward = columns["reward"]
+    of_executed = replace(reward, meaning=reward.meaning.replace("this row's action", "what was executed"))
+    return {**columns, "reward": of_executed, **added}
 
 
 def recorded_columns(
