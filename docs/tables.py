@@ -14,8 +14,11 @@ from dataclasses import fields
 from pathlib import Path
 
 PROJECT = Path(__file__).parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path[:0] = [str(PROJECT), str(PROJECT / "examples")]
 
+from train_student import TrainFlags as StudentFlags
+
+from evaluate_policy import EvaluateFlags
 from flags import default_text, described
 from flags.cameras import CameraFlags
 from flags.collect import CollectFlags
@@ -81,6 +84,8 @@ def tables() -> dict[str, str]:
         "train_policy.py": flags_table(TrainFlags),
         "replay_episode.py": flags_table(ReplayFlags, without=cameras),
         "vpl_export.py": flags_table(ExportFlags),
+        "evaluate_policy.py": flags_table(EvaluateFlags, without=[*cameras, "pose_range", "randomize"]),
+        "examples/train_student.py": flags_table(StudentFlags),
         **{f"vpl_dataset.py {name}": flags_table(flags) for name, (flags, *_) in COMMANDS.items()},
         "columns": columns_table(),
     }

@@ -14,21 +14,27 @@ import torch
 from conftest import TASK
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "docs"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import tables
+import train_student
 
 import collect_tiled_with_checkpoint
+import evaluate_policy
 import replay_episode
 import train_policy
 import vpl_dataset
 import vpl_export
 from flags import collect as collect_flags
 from flags.recorded import arguments
+from policies.controls import Random
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")
 SCRIPTS = {
     "collect_tiled_with_checkpoint.py": collect_tiled_with_checkpoint,
+    "evaluate_policy.py": evaluate_policy,
+    "examples/train_student.py": train_student,
     "replay_episode.py": replay_episode,
     "train_policy.py": train_policy,
     "vpl_dataset.py": vpl_dataset,
@@ -82,7 +88,10 @@ def parsing_only(monkeypatch, tmp_path):
         raise Parsed
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "collect_dataset", stop)
-    monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: None)
+    monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: Random())
+    monkeypatch.setattr(collect_flags, "load", lambda _spec: Random())
+    monkeypatch.setattr(evaluate_policy, "evaluate_one", stop)
+    monkeypatch.setattr(train_student, "train", stop)
     monkeypatch.setattr(collect_flags, "check_agreement", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
@@ -165,6 +174,7 @@ def test_files_that_the_documents_name_exist(document):
         "isaaclab.sh",
         "metadata.json",
         "splits.json",
+        "student.json",
         "meta/info.json",
         "meta/stats.json",
     }

@@ -77,6 +77,18 @@ def test_lerobot_reads_its_export(writer, reader, splits, tmp_path):
 
 
 @pytest.mark.readers
+def test_policy_of_lerobot_drives_what_its_export_was_collected_with(dataset, tmp_path):
+    """An untrained ACT through LeRobot's own files and processors; 0.6.1's environment has no simulator."""
+    exported = export_with_lerobot(LEROBOT[0], dataset, tmp_path / "out")
+    command = [library_python(LEROBOT[0]), HERE / "readers" / "lerobot_policy.py", exported, tmp_path / "policy"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["code"] == 0 and said["results"][0]["scenes"] == 2
+    assert said["results"][0]["about"]["layout"] == "lerobot act"
+
+
+@pytest.mark.readers
 @pytest.mark.parametrize("release", LEROBOT)
 def test_lerobot_reads_every_second_row_and_raw_actions(release, tmp_path):
     flags = "--num_envs 2 --num_episodes 1 --steps 30 --video_interval 2 --fps 10 --width 64 --height 64"

@@ -28,8 +28,8 @@ class Library:
 LIBRARIES = {
     "lerobot-0.4.4": Library(
         alone="lerobot==0.4.4 torchvision==0.28.0 torchcodec==0.13.0 diffusers==0.35.2",
-        required="datasets==5.2.0 huggingface_hub==2.4.0 av==15.1.0 pandas==3.1.1 pyarrow==26.0.1 jsonlines==4.0.0 "
-        "draccus==0.11.6 einops==0.8.2 deepdiff==9.1.0 accelerate==1.15.0 gymnasium==1.4.0 toml==0.10.2 pyserial==3.5 "
+        required="datasets==5.2.0 huggingface_hub==2.4.0 av==15.1.0 pandas==2.3.3 pyarrow==25.0.1 jsonlines==4.0.0 "
+        "draccus==0.10.0 einops==0.8.2 deepdiff==9.1.0 accelerate==1.15.0 gymnasium==1.4.0 toml==0.10.2 pyserial==3.5 "
         "opencv-python-headless==5.0.0.93 safetensors==0.8.0 termcolor==3.3.0 packaging==26.3 regex requests "
         "importlib_metadata",
     ),
