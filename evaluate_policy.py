@@ -97,7 +97,6 @@ class Tally:
         self.cfg, self.saver, self._bar = cfg, saver, bar
         self.episodes: list[dict[str, Any]] = []
         """A row for each scene: round, success, and the control steps until it came."""
-        self.writer_wait_s = 0.0
         self._round, self._step = 0, 0
         self._first_success = np.full(cfg.num_envs, -1)
 

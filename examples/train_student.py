@@ -109,13 +109,15 @@ def train(flags: TrainFlags) -> int:
     print(f"read        {len(folders)} episodes, {rate}", flush=True)
     flags.output.mkdir(parents=True)
     losses: list[tuple[int, float]] = []
+    told = about(flags, folders)
     for iteration, loss, net in learn(data, cfg, flags):
         last = iteration == flags.iterations
         if last or iteration % LOG_EVERY == 0:
             losses.append((iteration, loss.item()))
         if last or (flags.save_every and iteration % flags.save_every == 0):
             path = flags.output / ("student.pt" if last else f"student_{iteration}.pt")
-            save_student(path, net, about(flags, folders, iteration, losses, time.monotonic() - start))
+            seconds = round(time.monotonic() - start, 1)
+            save_student(path, net, {**told, "iteration": iteration, "losses": losses, "seconds": seconds})
     print(f"loss        {losses[0][1]:.4f} to {losses[-1][1]:.4f}")
     print(f"done        {path} ({path.stat().st_size / 1e6:.1f} MB), {time.monotonic() - start:.0f} s")
     return 0
@@ -252,20 +254,14 @@ def augmented(images: Tensor, rows: Tensor, flags: TrainFlags) -> Tensor:
     return (moved * (gain / 255)).clamp(0, 1).permute(0, 1, 4, 2, 3)
 
 
-def about(flags: TrainFlags, folders: list[Path], iteration: int, losses: list, seconds: float) -> dict:
-    """What a student's checkpoint says of how it came about; JSON types."""
+def about(flags: TrainFlags, folders: list[Path]) -> dict:
+    """What a student's checkpoint says of what it was trained on; JSON types."""
     seeds = set()
     for folder in folders:
         with load_episode(folder) as episode:
             seeds.add(episode.attrs["seed"])
-    return {
-        "seeds": sorted(seeds),
-        "episodes": len(folders),
-        "iteration": iteration,
-        "losses": losses,
-        "seconds": round(seconds, 1),
-        "flags": json.loads(json.dumps(asdict(flags), default=str)),
-    }
+    told = json.loads(json.dumps(asdict(flags), default=str))
+    return {"seeds": sorted(seeds), "episodes": len(folders), "flags": told}
 
 
 if __name__ == "__main__":

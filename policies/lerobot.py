@@ -9,6 +9,7 @@ LeRobot 0.4.4 or 0.6.1 is needed. It is fed as the export is written: `observati
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from policies import PolicyError
+from policies.visuomotor import felt
 from simulators import CameraEnv, Sample
 from vpl.columns import Role
 
@@ -64,7 +66,7 @@ class LeRobotPolicy:
             raise PolicyError(f"the policy needs a camera {missing[0]}; the cameras are {', '.join(names)}")
         self._order = {name: names.index(name) for name in self._cameras}
         self._state = [name for name, column in env.columns.items() if column.role is Role.STATE]
-        width = sum(int(torch.tensor(env.columns[name].shape).prod()) for name in self._state)
+        width = sum(math.prod(map(int, env.columns[name].shape)) for name in self._state)
         self._check_shapes(env, width)
         self._device, self._action_for_target = env.device, env.action_for_target
         self._cfg.device = str(env.device)
@@ -92,8 +94,7 @@ class LeRobotPolicy:
     def act(self, sample: Sample | None, obs: Mapping[str, Tensor]) -> Tensor:
         """See `policies.Policy`."""
         assert sample is not None
-        state = [torch.as_tensor(sample[name]).reshape(len(sample[name]), -1) for name in self._state]
-        batch = {"observation.state": torch.cat(state, dim=1).float().to(self._device)}
+        batch = {"observation.state": felt(sample, self._state).to(self._device)}
         for name, camera in self._order.items():
             pictures = torch.as_tensor(sample["color"][:, camera]).to(self._device)
             batch[PREFIX + name] = pictures.permute(0, 3, 1, 2).float() / 255

@@ -13,8 +13,9 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -105,7 +106,7 @@ class _Block(nn.Module):
 
 
 def _eye(cfg: StudentCfg) -> nn.Sequential:
-    blocks = [_Block(inputs, outputs) for inputs, outputs in zip((3, *CHANNELS), CHANNELS, strict=False)]
+    blocks = [_Block(inputs, outputs) for inputs, outputs in pairwise((3, *CHANNELS))]
     shrunk = [-(-side // 2 ** len(CHANNELS)) for side in (cfg.height, cfg.width)]
     flat = nn.Linear(CHANNELS[-1] * shrunk[0] * shrunk[1], cfg.features)
     return nn.Sequential(*blocks, nn.Flatten(), flat, nn.ReLU())
@@ -174,8 +175,7 @@ class Student:
         return self._action_for_target(target)
 
     def _answer(self, sample: Sample) -> Tensor:
-        columns = [torch.as_tensor(sample[name]).reshape(len(sample[name]), -1) for name in self.cfg.state]
-        state = torch.cat(columns, dim=1).float().to(self._device)
+        state = felt(sample, self.cfg.state).to(self._device)
         if not self.cameras:
             return self.net(state.new_zeros(len(state), 0, 3, 1, 1), state)
         color = torch.as_tensor(sample["color"][:, self._order]).to(self._device)
@@ -184,6 +184,11 @@ class Student:
     def describe(self) -> dict[str, Any]:
         """See `policies.Policy`."""
         return {**self.about, "execute": self.execute}
+
+
+def felt(sample: Sample, names: Iterable[str]) -> Tensor:
+    """Columns of a sample side by side, (N, P) float32."""
+    return torch.cat([torch.as_tensor(sample[name]).reshape(len(sample[name]), -1) for name in names], dim=1).float()
 
 
 def save_student(path: Path, net: StudentNet, about: Mapping[str, Any]) -> None:

@@ -174,23 +174,26 @@ class MujocoWarpEnv(MujocoEnv):
         context, pixel_of_ray = self._make_context(streams)
         labels: Any = wp.array(self._label_of_geom, dtype=wp.uint8)
         rays = (self.num_envs, len(pixel_of_ray))
-        packed = {
-            "color": (pack_rgb, [context.rgb_data, pixel_of_ray], wp.zeros((*rays, 3), dtype=wp.uint8)),
-            "depth": (pack_depth, [context.depth_data, pixel_of_ray], wp.zeros(rays, dtype=wp.uint16)),
-            "segmentation": (pack_ids, [context.seg_data, pixel_of_ray, labels], wp.zeros(rays, dtype=wp.uint8)),
+        packing = {
+            "color": (pack_rgb, [context.rgb_data, pixel_of_ray], (3,), wp.uint8),
+            "depth": (pack_depth, [context.depth_data, pixel_of_ray], (), wp.uint16),
+            "segmentation": (pack_ids, [context.seg_data, pixel_of_ray, labels], (), wp.uint8),
         }
+        packed = {}  # of these streams only: each takes memory on the GPU
+        for name in streams:
+            kernel, inputs, channels, dtype = packing[name]
+            packed[name] = (kernel, inputs, wp.zeros((*rays, *channels), dtype=dtype))
 
         def render() -> None:
             mjw.refit_bvh(self._model, self._data, context)
             mjw.render(self._model, self._data, context)
-            for name in streams:
-                kernel, inputs, output = packed[name]
+            for kernel, inputs, output in packed.values():
                 wp.launch(kernel, dim=rays, inputs=inputs, outputs=[output])
 
         size, camera = (self.num_envs, len(self.cameras)), self.cameras[0]
         images = {
-            name: wp.to_torch(packed[name][2]).view(*size, *self.streams[name].shape(camera.height, camera.width))
-            for name in streams
+            name: wp.to_torch(output).view(*size, *self.streams[name].shape(camera.height, camera.width))
+            for name, (_, _, output) in packed.items()
         }
         self._renderers[streams] = _Renderer(self._graph(render), images)
         return self._renderers[streams]

@@ -47,9 +47,8 @@ class Export:
 
     def images(self, episode: Episode) -> dict[str, str]:
         """The streams that go along, and what a camera's images of each are called after the camera's name."""
-        suffixes = {"color": "image", "depth": "depth", "segmentation": "segmentation"}
-        known = ("color", "depth", "segmentation") if self.privileged else ("color", "depth")
-        return {name: suffixes[name] for name in known if name in episode.streams}
+        streams = [name for name in episode.streams if self.privileged or IMAGES[name].role is Role.STATE]
+        return {name: "image" if name == "color" else name for name in streams}
 
     def say_left_out(self) -> None:
         """Say which streams the format has no place for."""
