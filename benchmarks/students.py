@@ -48,21 +48,23 @@ class Cell:
     train: tuple[str, ...] = ()
     simulators: tuple[str, ...] = ("mujoco_warp",)
     """Where the student is evaluated."""
+    label: str = ""
+    """In the chart; a number of demonstrations needs none."""
 
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)
 CELLS: dict[str, Cell] = {
     **{str(n): Cell(train=("--episodes", str(n))) for n in COUNTS[:4]},
-    "1000": Cell(simulators=("mujoco_warp", "mujoco")),
+    "1000": Cell(simulators=("mujoco_warp", "mujoco"), label="both cameras, 128x96 px,\nnoise, lossless"),
     "2000": Cell(("noisy", "more"), ("--episodes", "2000")),
-    "clean": Cell(("clean",), ("--episodes", "976")),
-    "overview": Cell(train=("--cameras", "overview")),
-    "wrist": Cell(train=("--cameras", "wrist")),
-    "96x72": Cell(("96x72",), ("--shift_px", "3")),
-    "224x168": Cell(("224x168",), ("--shift_px", "7")),
-    "mp4": Cell(train=("--source", "mp4")),
-    "mujoco": Cell(("mujoco",), ("--episodes", "976"), ("mujoco_warp", "mujoco")),
-    "version_1": Cell(("version_1",), ("--episodes", "976")),
+    "clean": Cell(("clean",), ("--episodes", "976"), label="no action noise"),
+    "overview": Cell(train=("--cameras", "overview"), label="overview camera only"),
+    "wrist": Cell(train=("--cameras", "wrist"), label="wrist camera only"),
+    "96x72": Cell(("96x72",), ("--shift_px", "3"), label="96x72 px"),
+    "224x168": Cell(("224x168",), ("--shift_px", "7"), label="224x168 px"),
+    "mp4": Cell(train=("--source", "mp4"), label="from the MP4s"),
+    "mujoco": Cell(("mujoco",), ("--episodes", "976"), ("mujoco_warp", "mujoco"), "MuJoCo's pictures"),
+    "version_1": Cell(("version_1",), ("--episodes", "976"), label="version 1's policy"),
 }
 """Beside the numbers of demonstrations: 976 of them, noisy, both cameras, 128x96, lossless, one thing another."""
 
@@ -148,7 +150,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
     of_cell = {row["cell"]: row for row in results if "cell" in row and row["simulator"] == "mujoco_warp"}
     counted = [of_cell[str(count)] for count in COUNTS if str(count) in of_cell]
-    others = [row for name, row in of_cell.items() if not name.isdigit() or name == "1000"]
+    others = [row for name, row in of_cell.items() if CELLS[name].label]
     others.sort(key=lambda row: row["successes"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), sharey=False, constrained_layout=True)
     shares = [100 * row["successes"] / row["scenes"] for row in counted]
@@ -156,7 +158,7 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     left.set(xscale="log", xlabel="demonstrations", ylabel="success in 500 unseen scenes (%)", ylim=(0, 102))
     left.set_xticks([row["about"]["episodes"] for row in counted], [row["about"]["episodes"] for row in counted])
     left.minorticks_off()
-    names = ["as it is" if row["cell"] == "1000" else row["cell"] for row in others]
+    names = [CELLS[row["cell"]].label for row in others]
     shares = [100 * row["successes"] / row["scenes"] for row in others]
     right.errorbar(shares, names, xerr=around(others), fmt="o", capsize=3)
     right.set(xlabel="success in 500 unseen scenes (%)", xlim=(-2, 102))

@@ -13,12 +13,16 @@ columns of the role `state`; the drawer's place is not among them.
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from mmap import mmap
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -39,10 +43,10 @@ from vpl_dataset import Episode, episode_folders, load_episode
 STATE = ("joint_pos", "joint_vel")
 """Of the robot's state what helped (docs/LOG.md); all columns of the role `state` are allowed."""
 LOG_EVERY = 25
-MOST_READERS = 8
-"""Threads that read: more wait for the interpreter."""
 EMA = 0.998
 """Of the weights: how much of them a step keeps."""
+shared: list[Any] = []
+"""Of a reading process: all images (R, C, H, W, 3), the student's cfg, its cameras' numbers, and the source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,33 +176,35 @@ def student_cfg(flags: TrainFlags, first: Episode) -> StudentCfg:
 
 
 def read(folders: list[Path], cfg: StudentCfg, cameras: list[int], source: str) -> Demonstrations:
-    """All rows of the episodes, by some threads: inflating leaves the interpreter to others."""
+    """All rows of the episodes, by some processes, to which the memory of the images is shared."""
     lengths = [length_of(folder) for folder in folders]
     ends = np.cumsum(lengths)
-    data = Demonstrations(
-        images=torch.empty((ends[-1], len(cameras), cfg.height, cfg.width, 3), dtype=torch.uint8),
-        state=torch.empty((ends[-1], sum(cfg.state.values()))),
-        target=torch.empty((ends[-1], cfg.joints)),
-        last=torch.as_tensor(np.repeat(ends - 1, lengths)),
-    )
-
-    def fill(folder: Path, end: int) -> None:
-        with load_episode(folder) as episode:
-            images = torch.from_numpy(episode.read_images() if source == "color" else episode.read_videos())
-            rows, images = slice(end - len(images), end), images[:, cameras]
-            if images.shape[2:4] != (cfg.height, cfg.width):
-                small = resized(images, cfg.height, cfg.width)
-                images = (small * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
-            data.images[rows] = images
-            state = [episode[name][:].reshape(len(images), -1) for name in cfg.state]
-            data.state[rows] = torch.from_numpy(np.concatenate(state, axis=1))
-            data.target[rows] = torch.from_numpy(episode["joint_pos_target"][:])
-
-    torch.set_num_threads(1)  # of each thread below
-    with ThreadPoolExecutor(min(usable_cores(), MOST_READERS)) as pool:
-        list(tqdm(pool.map(fill, folders, ends), total=len(folders), unit=" episodes", disable=None))
+    shape = (int(ends[-1]), len(cameras), cfg.height, cfg.width, 3)
+    images = np.frombuffer(mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+    torch.set_num_threads(1)  # of each process below
+    with ProcessPoolExecutor(usable_cores(), get_context("fork"), share, (images, cfg, cameras, source)) as pool:
+        rows = list(tqdm(pool.map(fill, folders, ends), total=len(folders), unit=" episodes", disable=None))
     torch.set_num_threads(usable_cores())
-    return data
+    state, target = (torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True))
+    return Demonstrations(torch.from_numpy(images), state, target, torch.as_tensor(np.repeat(ends - 1, lengths)))
+
+
+def share(*what: Any) -> None:
+    """In a reading process: what `fill` takes and fills."""
+    shared.extend(what)
+
+
+def fill(folder: Path, end: int) -> tuple[np.ndarray, np.ndarray]:
+    """Put an episode's images where its rows end with `end`; returns its state (T, P) and target (T, J)."""
+    all_images, cfg, cameras, source = shared
+    with load_episode(folder) as episode:
+        images = (episode.read_images() if source == "color" else episode.read_videos())[:, cameras]
+        if images.shape[2:4] != (cfg.height, cfg.width):
+            small = resized(torch.from_numpy(images), cfg.height, cfg.width)
+            images = (small * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy()
+        all_images[end - len(images) : end] = images
+        state = [episode[name][:].reshape(len(images), -1) for name in cfg.state]
+        return np.concatenate(state, axis=1), episode["joint_pos_target"][:]
 
 
 def length_of(folder: Path) -> int:

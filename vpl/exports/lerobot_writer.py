@@ -22,6 +22,10 @@ from vpl.reader import Episode
 from vpl.stats import FRAMES_PER_EPISODE, spread_rows
 from vpl.video import write_mp4
 
+VIDEO_FILE_MB = 8
+"""LeRobot writes a video file anew for each episode that it appends; at its default of 200 MB that takes hours for a
+thousand episodes. Loaders open smaller files sooner, too."""
+
 
 class VideoError(ValueError):
     """A recorded video does not show what was recorded, so it cannot be passed on."""
@@ -79,6 +83,7 @@ def create_writer(
         dataset = LeRobotDataset.create(
             repo_id, fps=fps, features=features, root=folder, robot_type=robot, vcodec="h264"
         )
+        dataset.meta.update_chunk_settings(video_files_size_in_mb=VIDEO_FILE_MB)
         dataset._streaming_encoder = videos  # this release has no parameter for it
         return dataset
     from lerobot.configs import RGBEncoderConfig
@@ -86,6 +91,7 @@ def create_writer(
     from lerobot.datasets.dataset_writer import DatasetWriter
 
     metadata = LeRobotDatasetMetadata.create(repo_id, fps, features, robot_type=robot, root=folder)
+    metadata.update_chunk_settings(video_files_size_in_mb=VIDEO_FILE_MB)
     return DatasetWriter(
         metadata,
         folder,
