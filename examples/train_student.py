@@ -68,7 +68,7 @@ class TrainFlags:
     source: str = flag("color", "read the lossless images, or the videos", choices=("color", "mp4"))
     shift_px: int = flag(4, "move images by up to this, at random", unit="px")
     tint: float = flag(0.2, "make each colour of an image brighter or darker by up to this share, at random")
-    with_failures: bool = flag(False, "learn from episodes without success too")
+    with_failures: bool = flag(False, "learn from episodes without success too, but not from those in failed/")
     save_every: int | None = flag(None, "keep the student every so many iterations", default_says="the last")
     seed: int = flag(0, "fixes the weights at the start and the order of rows")
     device: str = flag("cuda" if torch.cuda.is_available() else "cpu", "torch device", default_says="cuda or cpu")
