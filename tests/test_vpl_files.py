@@ -161,13 +161,13 @@ def test_heartbeat_keeps_a_run_alive(tmp_path, monkeypatch):
 
 def test_run_that_seemed_dead_destroys_nothing_of_the_one_that_took_over(tmp_path):
     first = VPLSaver(make_cfg(tmp_path / "set"))
-    shutil.rmtree(first._claim.folder)  # as a run on another machine does after STALE_S
+    shutil.rmtree(first._catalog.folder)  # as a run on another machine does after STALE_S
     with VPLSaver(make_cfg(tmp_path / "set"), resume=True) as second:
         store_round(second)
         with pytest.raises(SaverError, match="another run has taken"):
             store_round(first)
             first.close()
-        assert second._claim.folder.is_dir()
+        assert second._catalog.folder.is_dir()
     assert len(episode_folders(tmp_path / "set")) == ENVS and not (tmp_path / "set" / ".partial").exists()
     with VPLSaver(make_cfg(tmp_path / "set"), resume=True) as third:
         assert not third.begin_round(0).any()

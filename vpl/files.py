@@ -108,11 +108,8 @@ class Claim:
             return False
 
     def _drop_leftovers(self) -> None:
-        dropped = self.folder / "dropped"
-        dropped.mkdir()
         for path in self._others():
-            path.rename(dropped / path.name)  # a writer that outlives its run finds nothing to write into
-        shutil.rmtree(dropped, ignore_errors=True)  # NFS keeps what such a writer has open until it ends
+            bury(path, self.folder)
 
     def _beat(self) -> None:
         while not self._released.wait(HEARTBEAT_S):
@@ -147,6 +144,21 @@ def publish(part: Path, target: Path) -> bool:
         raise
     fsync(target.parent)
     return True
+
+
+def bury(path: Path, cemetery: Path) -> None:
+    """Delete parts that a writer may still hold; from here on it can publish none of them.
+
+    First all of it is moved away, to a name in the folder `cemetery`: a writer that outlives its run finds nothing to
+    write into. On NFS another machine may know folders by their handles, so the episodes in them move, too.
+    """
+    grave = cemetery / f"dropped-{secrets.token_hex(4)}"
+    grave.mkdir()
+    path.rename(grave / path.name)
+    for part in [*grave.glob("*/*/episode_*"), *grave.glob("*/*")]:
+        with suppress(FileNotFoundError):  # that writer has removed it by itself
+            part.rename(grave / secrets.token_hex(8))
+    shutil.rmtree(grave, ignore_errors=True)  # NFS keeps what such a writer has open until it ends
 
 
 def fsync(path: Path) -> None:

@@ -82,14 +82,22 @@ class WriterPool:
         """
         return self._workers.submit(items, arrays)
 
+    def flush(self) -> list[Any]:
+        """Wait until all items are handled; returns the remaining results.
+
+        Raises:
+            WorkerError: a worker failed or died.
+        """
+        return self._workers.flush()
+
     def close(self) -> list[Any]:
-        """Wait until all items are handled and end the workers; returns the remaining results.
+        """`flush`, and end the workers.
 
         Raises:
             WorkerError: a worker failed or died.
         """
         try:
-            return self._workers.finish()
+            return self._workers.flush()
         finally:
             self.abort()
 
@@ -105,6 +113,7 @@ class WriterPool:
 class _Threads:
     def __init__(self, make_handler: MakeHandler, workers: int, slots: int, _array_bytes: Sequence[int]) -> None:
         self.wait_s = 0.0
+        self._slots = slots
         self._free = [threading.Semaphore(slots) for _ in range(workers)]
         self._queues: list[queue.SimpleQueue] = [queue.SimpleQueue() for _ in range(workers)]
         self._results: queue.SimpleQueue = queue.SimpleQueue()
@@ -127,11 +136,11 @@ class _Threads:
         self._raise_error()
         return self._drain()
 
-    def finish(self) -> list[Any]:
-        for q in self._queues:
-            q.put(None)
-        for thread in self._threads:
-            thread.join()
+    def flush(self) -> list[Any]:
+        for free in self._free:
+            for _ in range(self._slots):  # all of them are free once all is handled
+                free.acquire()
+            free.release(self._slots)
         self._raise_error()
         return self._drain()
 
@@ -227,10 +236,11 @@ class _Processes:
             start += array.nbytes
         self._send(index, (slot, item, places))
 
-    def finish(self) -> list[Any]:
+    def flush(self) -> list[Any]:
         while any(len(free) < self._slots for free in self._free):
             self._receive(timeout=None)
-        return self._results
+        results, self._results = self._results, []
+        return results
 
     def give_up(self) -> None:
         for process in self._processes:

@@ -1,0 +1,133 @@
+"""A dataset's folder while a run has it for itself: a row for each published episode, and metadata.json.
+
+    catalog = Catalog(cfg, resume=False)
+    catalog.episodes += rows                  # of what was published, by whomever, from under `catalog.folder`
+    catalog.write_metadata()
+    catalog.leave()
+
+One run at a time has a dataset. Its parts are under `folder`, in .partial/: whoever takes a dataset over, because its
+run is dead, takes that folder away, and what is left of the run can then neither publish nor delete anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from vpl.episode import DatasetCfg, SaverError
+from vpl.files import Claim, ClaimError, bury
+from vpl.format import FORMAT_VERSION
+from vpl.listing import all_episode_folders, damage, read_row
+
+
+class Catalog:
+    """The claim on a dataset's folder and the rows of its episodes."""
+
+    def __init__(self, cfg: DatasetCfg, resume: bool) -> None:
+        """Create the dataset's folder, or with `resume` open it, dropping what an earlier run left in .partial/.
+
+        Raises:
+            FileExistsError: `cfg.root` exists and is not to be resumed.
+            SaverError: another process writes into the dataset, or nothing can be written there.
+        """
+        self.cfg = cfg
+        self.episodes: list[dict[str, Any]] = []
+        """A row for each published episode, as in metadata.json."""
+        self.dropped: list[dict[str, Any]] = []
+        """A row for each episode that this run left out: episode_index, round, env_index, step and reason."""
+        self.writer_wait_s = 0.0
+        """Seconds that the simulation waited for the writers."""
+        self.metadata_due = 0.0
+        """When, by the monotonic clock, metadata.json may be replaced again."""
+        cfg.root.mkdir(parents=True, exist_ok=resume)
+        with ExitStack() as undo, beginning(cfg.root):
+            if not resume:
+                undo.callback(_remove_empty, cfg.root)
+            self._claim = Claim(cfg.root / ".partial")
+            undo.callback(self._claim.release)
+            self.read_missing_rows()
+            self._undo = undo.pop_all()
+
+    @property
+    def folder(self) -> Path:
+        """Where this run's parts are, in .partial/."""
+        return self._claim.folder
+
+    @property
+    def num_successes(self) -> int:
+        """Successful among `episodes`."""
+        return sum(row["success"] for row in self.episodes)
+
+    def forget(self) -> None:
+        """Undo what was begun, where nothing has been written."""
+        self._undo.close()
+
+    def write_metadata(self) -> None:
+        """Replace metadata.json; it repeats what the episodes' files say."""
+        start = time.monotonic()
+        episodes = sorted(self.episodes, key=lambda row: row["episode_index"])
+        document = {
+            "format_version": FORMAT_VERSION,
+            "task": self.cfg.task,
+            "simulator": self.cfg.simulator,
+            "num_episodes": len(episodes),
+            **({"num_successes": self.num_successes} if "success" in self.cfg.columns else {}),
+            "writer_wait_s": round(self.writer_wait_s, 3),
+            **self.cfg.metadata,
+            **({"dropped": self.dropped} if self.dropped else {}),
+            "episodes": episodes,
+        }
+        temporary = self.folder / "metadata.json"
+        with open(temporary, "w") as file:
+            json.dump(document, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.cfg.root / "metadata.json")
+        # at most 1 % of the time: it is derived, and the end completes it
+        self.metadata_due = time.monotonic() + max(1.0, 100 * (time.monotonic() - start))
+
+    def read_missing_rows(self) -> None:
+        """Add the rows of published episodes that `episodes` lacks.
+
+        Raises:
+            SaverError: one is damaged.
+        """
+        known = {row["path"] for row in self.episodes}
+        folders = [f for f in all_episode_folders(self.cfg.root) if str(f.relative_to(self.cfg.root)) not in known]
+        if damaged := next(filter(None, map(damage, folders)), None):
+            raise SaverError(damaged)
+        self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
+
+    def drop_partial(self) -> None:
+        """Remove what has not been published; nothing of it can be, from here on."""
+        for path in list(self.folder.iterdir()):
+            bury(path, self.folder)
+
+    def release(self) -> None:
+        """Let go of the dataset."""
+        self._claim.release()
+
+
+@contextmanager
+def beginning(root: Path) -> Iterator[None]:
+    """Failures of the start, in a line.
+
+    Raises:
+        SaverError: there is one.
+    """
+    try:
+        yield
+    except ClaimError as error:
+        raise SaverError(str(error)) from error
+    except OSError as error:
+        raise SaverError(f"nothing could be begun in {root}: {error}") from error
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # something is in it
+        folder.rmdir()
