@@ -12,10 +12,11 @@ import shlex
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,13 +32,17 @@ from policies.rsl_rl import CheckpointPolicy
 from simulators import CameraEnv, Sample, SimulatorCfg, SimulatorError, load, options
 from simulators.recorded import OF_ANY_ARM, with_executed
 from simulators.seeds import round_seed
+from vpl.catalog import Catalog
 from vpl.episode import DatasetCfg, SaverError
-from vpl.files import StopSignal, at_free_name, ignore_stop_signals, run
+from vpl.files import Made, StopFile, StopSignal, at_free_name, ignore_stop_signals, run
+from vpl.recorder import Recorder
 from vpl.round import said_of
 from vpl.runs import continue_runs, describe_run, differences, recorded_runs
 from vpl.usable_cores import usable_cores
 from vpl_saver import VPLSaver
 
+Collected: TypeAlias = Catalog | VPLSaver
+"""What knows a dataset's rows."""
 SELF_CHECK_ENVS = 4
 MOST_THREADS = 2
 """With more writers than this, processes are faster than threads (benchmarks/README.md)."""
@@ -56,8 +61,8 @@ def collect_dataset(job: Job) -> int:
     """Build simulator and saver, collect, and say what came out."""
     flags = job.flags
     torch.set_num_threads(1)  # the policy is small; a second thread would take a core from rendering and writing
-    print(f"simulator   {flags.simulator}{job.simulator_reason}", flush=True)
-    announce_policy(job)
+    print(f"simulator   {flags.simulator}{job.simulator_reason}")
+    print(*policy_lines(job), sep="\n", flush=True)
     if flags.self_check:
         return check_machine(job)
     with load(flags.simulator, simulator_cfg(job)) as env:
@@ -77,17 +82,15 @@ def collect_dataset(job: Job) -> int:
     return 1 if saver.dropped else 0
 
 
-def announce_policy(job: Job) -> None:
-    """Say what drives and what labels."""
+def policy_lines(job: Job) -> list[str]:
+    """What drives and what labels, in words."""
     about = job.policy.describe()
     details = [about.get("layout", "your own"), *([f"iteration {about['iteration']}"] if "iteration" in about else [])]
     name = f"policy      {job.flags.policy}" if job.flags.policy else f"checkpoint  {job.flags.checkpoint}"
-    print(f"{name} ({', '.join(details)})", flush=True)
-    for policy in (job.labeller, job.policy):
-        if isinstance(policy, CheckpointPolicy):
-            print(f"activation  {policy.settings}", flush=True)
-    if job.labeller:
-        print(f"labels      are the answers of {job.flags.relabel_with}", flush=True)
+    lines = [f"{name} ({', '.join(details)})"]
+    policies = [policy for policy in (job.labeller, job.policy) if isinstance(policy, CheckpointPolicy)]
+    lines += [f"activation  {policy.settings}" for policy in policies]
+    return lines + ([f"labels      are the answers of {job.flags.relabel_with}"] if job.labeller else [])
 
 
 def check_machine(job: Job) -> int:
@@ -142,7 +145,7 @@ def check_fit(job: Job, env: CameraEnv) -> None:
             raise FlagError(f"--{name}: --task {flags.task} has no measure of success; leave it out")
 
 
-def announce(saver: VPLSaver, flags: CollectFlags) -> None:
+def announce(saver: Collected, flags: CollectFlags) -> None:
     """Say where the dataset is, and what is to be known of it beforehand."""
     print(f"dataset     {saver.cfg.root}", flush=True)
     if absent := saver.cfg.metadata["not_recorded"]:
@@ -154,57 +157,65 @@ def announce(saver: VPLSaver, flags: CollectFlags) -> None:
 
 
 def collect(env: CameraEnv, job: Job, saver: VPLSaver, bar: tqdm | None, stop: StopSignal) -> None:
-    """Run all rounds of at most `steps` control steps; store every step of each env's first episode in each.
+    """Collect all rounds of which something is missing on disk."""
+    for round_index in range(job.flags.num_episodes):
+        if all_on_disk(saver, round_index):
+            continue
+        collect_round(round_index, env, job, saver, bar, stop)
+        if stop.number:
+            return
+        tell_round(bar, saver, f"round {round_index + 1} of {job.flags.num_episodes} simulated")
+
+
+def collect_round(
+    round_index: int, env: CameraEnv, job: Job, saver: Recorder, bar: tqdm | None, stop: StopSignal | StopFile
+) -> None:
+    """Run a round of at most `steps` control steps; store every step of each env's first episode in it.
 
     Episodes that are on disk already are simulated along, so that the others come out as they would have.
     """
-    flags, policy, steps = job.flags, job.policy, job.flags.steps
-    everyone = torch.arange(env.num_envs, device=env.device)
-    noise = ActionNoise(flags.action_noise, env.task.sign_actions, env.num_envs, env.num_actions)
-    for round_index in range(flags.num_episodes):
-        if all_on_disk(saver, round_index):
-            continue
-        seed = round_seed(saver.cfg.seed, round_index)
-        obs = env.reset(seed)
-        policy.reset(everyone)
-        noise.begin(seed, steps)
-        successful_rows = np.zeros(env.num_envs, int)
-        recording = saver.begin_round(round_index, env.episode_info(), env.intrinsics())
-        in_hand: tuple[Any, ...] | None = None
-        for step in range(steps):
-            if stop.number:
-                return
-            filmed = saver.wants_images(step)
-            needs = tuple(policy.needs)
-            with torch.inference_mode():
-                # before step(): after it, a done env shows its next episode
-                finish_capture = env.start_capture({*(saver.cfg.streams if filmed else ()), *needs})
-                if in_hand:  # the last step, while a GPU draws this one
-                    recording = without(recording, saver.store(*in_hand))
-                sample = finish_capture() if needs else None
-                action = policy.act(sample, obs)
-                wanted = job.labeller.act(None, obs) if job.labeller else action
-                obs, dones, extras, of_step = execute(env, wanted, action, noise, step)
-                sample = sample or finish_capture()
-            columns = {**sample.columns, **{name: to_numpy(part) for name, part in of_step.items()}}
-            in_hand = (columns, recorded_images(sample, saver) if filmed else {}, recording)
-            done = recording & to_numpy(dones).astype(bool)
-            ended = recording if step == steps - 1 else done
-            if flags.stop_after_success:
-                successful_rows += columns["success"] | (successful_rows > 0)
-                ended = ended | (recording & (successful_rows > flags.stop_after_success))
-            if ended.any():
-                recording = publish(saver, in_hand, ended, done, extras)
-                in_hand = None
-            show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if filmed else 0)
-            recording = recording & ~ended
-            if not recording.any():
-                break
-        tell_round(bar, saver, f"round {round_index + 1} of {flags.num_episodes}")
+    policy, steps = job.policy, job.flags.steps
+    noise = ActionNoise(job.flags.action_noise, env.task.sign_actions, env.num_envs, env.num_actions)
+    seed = round_seed(saver.cfg.seed, round_index)
+    obs = env.reset(seed)
+    policy.reset(torch.arange(env.num_envs, device=env.device))
+    noise.begin(seed, steps)
+    successful_rows = np.zeros(env.num_envs, int)
+    recording = saver.begin_round(round_index, env.episode_info(), env.intrinsics())
+    in_hand: tuple[Any, ...] | None = None
+    for step in range(steps):
+        if stop.number:
+            return
+        filmed = saver.wants_images(step)
+        needs = tuple(policy.needs)
+        with torch.inference_mode():
+            # before step(): after it, a done env shows its next episode
+            finish_capture = env.start_capture({*(saver.cfg.streams if filmed else ()), *needs})
+            if in_hand:  # the last step, while a GPU draws this one
+                recording = without(recording, saver.store(*in_hand))
+            sample = finish_capture() if needs else None
+            action = policy.act(sample, obs)
+            wanted = job.labeller.act(None, obs) if job.labeller else action
+            obs, dones, extras, of_step = execute(env, wanted, action, noise, step)
+            sample = sample or finish_capture()
+        columns = {**sample.columns, **{name: to_numpy(part) for name, part in of_step.items()}}
+        in_hand = (columns, recorded_images(sample, saver) if filmed else {}, recording)
+        done = recording & to_numpy(dones).astype(bool)
+        ended = recording if step == steps - 1 else done
+        if job.flags.stop_after_success:
+            successful_rows += columns["success"] | (successful_rows > 0)
+            ended = ended | (recording & (successful_rows > job.flags.stop_after_success))
+        if ended.any():
+            recording = publish(saver, in_hand, ended, done, extras)
+            in_hand = None
+        show_progress(bar, saver, int(recording.sum()) * len(env.cameras) if filmed else 0)
+        recording = recording & ~ended
+        if not recording.any():
+            break
 
 
 def publish(
-    saver: VPLSaver, in_hand: tuple[Any, ...], ended: np.ndarray, done: np.ndarray, extras: dict[str, Any]
+    saver: Recorder, in_hand: tuple[Any, ...], ended: np.ndarray, done: np.ndarray, extras: dict[str, Any]
 ) -> np.ndarray:
     """Store a step after which the envs `ended` end their episodes, (N,) bool; returns whose are not dropped by it."""
     recording = without(in_hand[2], saver.store(*in_hand))
@@ -215,7 +226,7 @@ def publish(
     return recording
 
 
-def recorded_images(sample: Sample, saver: VPLSaver) -> dict[str, np.ndarray]:
+def recorded_images(sample: Sample, saver: Recorder) -> dict[str, np.ndarray]:
     """Of a sample's images those that are stored: a policy may look at others."""
     return {name: sample.images[name] for name in saver.cfg.streams}
 
@@ -256,11 +267,15 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def open_saver(job: Job, env: CameraEnv) -> VPLSaver:
     """The saver of a new dataset, or of the one to resume."""
-    flags = job.flags
+    return at_its_place(job.flags, lambda root, resume: VPLSaver(dataset_cfg(job, env, root), resume))
+
+
+def at_its_place(flags: CollectFlags, make: Callable[[Path, bool], Made]) -> Made:
+    """What `make` makes of the dataset's folder, and whether it is there already."""
     if flags.resume:
-        return VPLSaver(dataset_cfg(job, env, flags.resume), resume=True)
+        return make(flags.resume, True)
     name = dataset_name(flags.task, flags.sim_or_real, flags.robot_name)
-    return at_free_name(flags.data_root, name, lambda root: VPLSaver(dataset_cfg(job, env, root)))
+    return at_free_name(flags.data_root, name, lambda root: make(root, False))
 
 
 def dataset_cfg(job: Job, env: CameraEnv, root: Path) -> DatasetCfg:
@@ -322,31 +337,31 @@ def progress_bar(flags: CollectFlags, num_cameras: int) -> tqdm:
     return tqdm(total=total, unit=" frames", disable=None, bar_format=layout, smoothing=0.1, postfix="0 episodes")
 
 
-def show_progress(bar: tqdm | None, saver: VPLSaver, frames: int) -> None:
+def show_progress(bar: tqdm | None, saver: Recorder, frames: int) -> None:
     if bar is None:
         return
     bar.set_postfix_str(f"{episode_counts(saver)}, waited {saver.writer_wait_s:.1f} s for the writers", refresh=False)
     bar.update(frames)
 
 
-def tell_round(bar: tqdm | None, saver: VPLSaver, name: str) -> None:
+def tell_round(bar: tqdm | None, saver: Collected, name: str) -> None:
     """A line where there is no bar to be seen."""
     if bar is not None and bar.disable:
-        print(f"{name} simulated; on disk: {episode_counts(saver)}", flush=True)
+        print(f"{name}; on disk: {episode_counts(saver)}", flush=True)
 
 
-def episode_counts(saver: VPLSaver) -> str:
+def episode_counts(saver: Collected | Recorder) -> str:
     episodes = list(saver.episodes)
     successes = f", {sum(row['success'] for row in episodes)} successful" if "success" in saver.cfg.columns else ""
     return f"{len(episodes)} episodes{successes}"
 
 
-def total_frames(saver: VPLSaver) -> int:
+def total_frames(saver: Collected) -> int:
     """Images in the dataset."""
     return len(saver.cfg.camera_names) * sum(row["num_frames"] for row in saver.episodes)
 
 
-def print_summary(saver: VPLSaver, found: int, seconds: float) -> None:
+def print_summary(saver: Collected, found: int, seconds: float) -> None:
     """What was collected beside the `found` frames, where it is and what to type next."""
     root, frames = saver.cfg.root, total_frames(saver)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())

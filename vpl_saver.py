@@ -89,8 +89,11 @@ class VPLSaver(Recorder):
 
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
-        self._catalog.dropped, self._catalog.writer_wait_s = self.dropped, self.writer_wait_s
+        self._tell_catalog()
         self._catalog.write_metadata()
+
+    def _tell_catalog(self) -> None:
+        self._catalog.dropped, self._catalog.writer_wait_s = self.dropped, self.writer_wait_s
 
     def close(self) -> None:
         """Wait until every ended episode is published; drop those that have not ended.
@@ -132,18 +135,11 @@ class VPLSaver(Recorder):
             try:
                 self.write_metadata()
             except OSError as error:
-                raise self._failure(error) from error
+                raise self._catalog.failure(error) from error
 
     def _leave(self) -> None:
-        """Complete metadata.json from what is on disk, remove what is partial and let go of the dataset."""
-        try:
-            self._catalog.drop_partial()
-            self._catalog.read_missing_rows()
-            self.write_metadata()
-        except OSError as error:
-            raise self._failure(error) from error
-        finally:
-            self._catalog.release()
+        self._tell_catalog()
+        self._catalog.leave()
 
     def _leave_quietly(self) -> None:
         with suppress(SaverError):  # another exception is on its way

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -107,16 +107,24 @@ class Job:
     """metadata.json of what is resumed, as it reads back; {} without --resume."""
 
 
+Kind = TypeVar("Kind", bound=CollectFlags)
+
+
 def parse_flags(argv: Sequence[str] | None, description: str | None = None) -> CollectFlags:
+    """The collector's flags of `argv`; see `parse_resumable`."""
+    return parse_resumable(CollectFlags, argv, description)
+
+
+def parse_resumable(kind: type[Kind], argv: Sequence[str] | None, description: str | None) -> Kind:
     """The flags of `argv`; with --resume, what is not given is as the dataset was collected with.
 
     Raises:
         FlagError: the dataset to resume cannot be.
     """
-    flags = parse(CollectFlags, argv, description)
+    flags = parse(kind, argv, description)
     if flags.resume is None:
         return flags
-    return parse(CollectFlags, argv, description, recorded=as_flags(read_resumable(flags.resume), CollectFlags))
+    return parse(kind, argv, description, recorded=as_flags(read_resumable(flags.resume), CollectFlags))
 
 
 def prepare(flags: CollectFlags) -> Job:
@@ -126,7 +134,7 @@ def prepare(flags: CollectFlags) -> Job:
         FlagError: there is such a flag.
     """
     job = prepare_unsaved(flags)
-    _check_place(job.flags)
+    check_place(job.flags)
     return job
 
 
@@ -137,6 +145,26 @@ def prepare_unsaved(flags: CollectFlags) -> Job:
         FlagError: there is a flag that cannot be.
     """
     reason = " (auto)" if flags.simulator == "auto" else ""
+    flags = resolved(flags)
+    check_seed_and_device(flags.seed, flags.simulator, str(flags.device))
+    with as_flag_error(ValueError):
+        # Isaac Lab's tasks say what they need when they are there
+        task = None if flags.simulator == "isaac" else load_task(flags.task)
+    cameras = flags.cameras()
+    num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
+    policy, labeller = _load_policies(flags, num_obs, num_actions)
+    recorded = read_resumable(flags.resume) if flags.resume else {}
+    if recorded:
+        check_agreement(recorded, flags, policy_row(flags, policy, labeller), camera_rows(cameras))
+    return Job(flags, reason, cameras, policy, labeller, jsonable(recorded))
+
+
+def resolved(flags: CollectFlags) -> CollectFlags:
+    """The flags with this installation's simulator and its defaults; what this machine lacks is not looked at.
+
+    Raises:
+        FlagError: there is a flag that cannot be.
+    """
     with as_flag_error(ValueError):
         simulator = resolve(flags.simulator)
         flags = replace(
@@ -146,14 +174,8 @@ def prepare_unsaved(flags: CollectFlags) -> Job:
             randomize=flags.randomize or default_kinds(simulator),
         )
         _check_values(flags)
-        task = None if simulator == "isaac" else load_task(flags.task)  # Isaac Lab's say what they need when there
-    cameras = flags.cameras()
-    num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
-    policy, labeller = _load_policies(flags, num_obs, num_actions)
-    recorded = read_resumable(flags.resume) if flags.resume else {}
-    if recorded:
-        check_agreement(recorded, flags, policy_row(flags, policy, labeller), camera_rows(cameras))
-    return Job(flags, reason, cameras, policy, labeller, jsonable(recorded))
+        flags.cameras()
+    return flags
 
 
 def policy_row(flags: CollectFlags, policy: Policy, labeller: Policy | None) -> dict[str, Any]:
@@ -220,7 +242,6 @@ def _check_values(flags: CollectFlags) -> None:
     for name in ("action_noise", "relabel_with"):
         if flags.simulator == "isaac" and (value := getattr(flags, name)):
             raise FlagError(f"--{name} {value}: --simulator isaac cannot do that yet; leave it out")
-    assert flags.device is not None
     flags.check(flags.simulator)
     flags.check_variation(flags.simulator)
     if not (math.isfinite(flags.env_spacing) and flags.env_spacing > 0):
@@ -230,7 +251,6 @@ def _check_values(flags: CollectFlags) -> None:
     for name in ("robot_name", "sim_or_real"):
         if not re.fullmatch(r"[\w.+-]{1,64}", value := getattr(flags, name)):
             raise FlagError(f"--{name} becomes part of a folder's name: 1 to 64 letters, got '{value}'")
-    check_seed_and_device(flags.seed, flags.simulator, flags.device)
     if flags.video_interval > flags.steps:
         raise FlagError(
             f"--video_interval {flags.video_interval} is above --steps {flags.steps}: one row per episode is left"
@@ -274,7 +294,7 @@ def check_seed_and_device(seed: int, simulator: str, device: str) -> None:
         raise FlagError(f"--device {device}: torch finds {torch.cuda.device_count()} CUDA devices; use --device cpu")
 
 
-def _check_place(flags: CollectFlags) -> None:
+def check_place(flags: CollectFlags) -> None:
     """The dataset's place, or the folder that it would be made in, takes files; there is room for the least data."""
     name, place = ("--resume", flags.resume) if flags.resume else ("--data_root", flags.data_root)
     try:

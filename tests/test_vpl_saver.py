@@ -17,6 +17,7 @@ from conftest import wait_for
 import vpl.episode
 import vpl_saver
 from simulators.recorded import recorded_columns
+from vpl.catalog import Catalog
 from vpl.columns import Column, Role, SuccessRule
 from vpl.episode import DatasetCfg, SaverError
 from vpl_dataset import episode_folders, load_episode
@@ -353,7 +354,7 @@ def test_metadata_that_cannot_be_completed_is_an_error(tmp_path, monkeypatch):
 
     saver = VPLSaver(make_cfg(tmp_path / "set"))
     store_round(saver)
-    monkeypatch.setattr(VPLSaver, "write_metadata", full_disk)
+    monkeypatch.setattr(Catalog, "write_metadata", full_disk)
     with pytest.raises(SaverError, match="No space left on device"):
         saver.close()
     assert len(episode_folders(tmp_path / "set")) == 3

@@ -103,14 +103,43 @@ class Catalog:
             raise SaverError(damaged)
         self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
 
-    def drop_partial(self) -> None:
-        """Remove what has not been published; nothing of it can be, from here on."""
-        for path in list(self.folder.iterdir()):
-            bury(path, self.folder)
+    def read_round(self, number: int) -> list[dict[str, Any]]:
+        """The rows of a round's episodes that are on disk; adds those that `episodes` lacks."""
+        rows = {row["episode_index"]: row for row in self.episodes if row["round"] == number}
+        first = number * self.cfg.num_envs
+        for index in {*range(first, first + self.cfg.num_envs)} - rows.keys():
+            name = f"episode_{index:03d}"
+            for folder in filter(Path.is_dir, (self.cfg.root / name, self.cfg.root / "failed" / name)):
+                rows[index] = read_row(folder, self.cfg.root)
+                self.episodes.append(rows[index])
+        return list(rows.values())
 
-    def release(self) -> None:
-        """Let go of the dataset."""
-        self._claim.release()
+    def leave(self) -> None:
+        """Remove what is not published, complete metadata.json from what is on disk and let go of the dataset.
+
+        Raises:
+            SaverError: that failed.
+        """
+        try:
+            for path in list(self.folder.iterdir()):
+                bury(path, self.folder)
+            self.read_missing_rows()
+            self.write_metadata()
+        except OSError as error:
+            raise self.failure(error) from error
+        finally:
+            self._claim.release()
+
+    def failure(self, error: Exception) -> SaverError:
+        """What to say of it."""
+        return failure(self.cfg.root, self.folder, error)
+
+
+def failure(root: Path, folder: Path, error: Exception) -> SaverError:
+    """What to say of an error of writing into the dataset `root` from the run's `folder`."""
+    if root.exists() and not folder.exists():
+        return SaverError(f"another run has taken {root} over; whole episodes are kept")
+    return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {root}")
 
 
 @contextmanager

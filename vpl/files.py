@@ -246,6 +246,22 @@ class StopSignal:
             self.hurry()
 
 
+class StopFile:
+    """Notes that a file has come, for the loop of a process that no signal reaches."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._number, self._due = 0, 0.0
+
+    @property
+    def number(self) -> int:
+        """SIGTERM once the file is there, which is looked for once a second; 0: it is not."""
+        if not self._number and time.monotonic() > self._due:
+            self._due = time.monotonic() + 1
+            self._number = signal.SIGTERM if self._path.exists() else 0
+        return self._number
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """End the process with the exit code of `main`; quietly, if whoever reads its output has gone, as `head` does."""
     signal.signal(signal.SIGPIPE, _exit_if_unread)

@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from vpl.catalog import beginning
-from vpl.episode import DatasetCfg, SaverError
+from vpl.catalog import beginning, failure
+from vpl.episode import DatasetCfg
 from vpl.round import Round
 from vpl.workers import WorkerError, WriterPool
 from vpl.writer import Drop, End, EpisodeWriter, Step
@@ -201,10 +201,4 @@ class Recorder:
             self.episodes += results()
         except WorkerError as error:
             if not self._gave_up:
-                raise self._failure(error) from error
-
-    def _failure(self, error: Exception) -> SaverError:
-        root = self.cfg.root
-        if root.exists() and not self._folder.exists():
-            return SaverError(f"another run has taken {root} over; whole episodes are kept")
-        return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {root}")
+                raise failure(self.cfg.root, self._folder, error) from error

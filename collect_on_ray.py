@@ -1,0 +1,246 @@
+"""Collect what collect_tiled_with_checkpoint.py does, its rounds spread over the GPUs and machines of a Ray cluster.
+
+    python collect_on_ray.py --num_envs 256 --num_episodes 40 --enable_wrist_camera       # all GPUs of this machine
+    ray job submit --address http://head:8265 --working-dir . -- python collect_on_ray.py --data_root /shared/data
+
+Episodes, their numbers and their bytes are those of one machine with the same flags. Each worker has a GPU, or some
+cores, and a simulator that stays booted; it collects one round after the other and publishes the episodes by itself.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster.shares import share
+from collect_tiled_with_checkpoint import (
+    announce,
+    at_its_place,
+    check_fit,
+    collect_round,
+    dataset_cfg,
+    episode_counts,
+    policy_lines,
+    print_summary,
+    progress_bar,
+    simulator_cfg,
+    tell_round,
+    total_frames,
+)
+from flags import FlagError, as_flag_error, exit_code
+from flags.collect import CollectFlags, parse_resumable, prepare_unsaved
+from flags.on_ray import RayFlags, check, cluster_address
+from simulators import SIMULATORS, SimulatorError, load
+from vpl.catalog import Catalog
+from vpl.episode import DatasetCfg, SaverError
+from vpl.files import StopFile, StopSignal, run
+from vpl.recorder import Recorder
+from vpl.usable_cores import usable_cores
+
+if TYPE_CHECKING:
+    from cluster.driver import Booted, Driver, Place, Report
+
+DriverKind = TypeVar("DriverKind", bound="Driver")
+OBJECT_STORE_BYTES = 100 << 20
+"""Of a cluster that is started here: frames never travel through it."""
+
+
+class RoundCollector:
+    """A worker, as an actor on Ray; `cluster.driver` says in which order its methods are called."""
+
+    def place(self) -> Place:
+        """Where this is."""
+        import ray
+
+        from cluster.driver import Place
+
+        context = ray.get_runtime_context()
+        cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
+        return Place(context.get_node_id(), os.uname().nodename, os.getpid(), cores)
+
+    def boot(self, flags: CollectFlags, folder: str, cores: list[int]) -> Booted:
+        """Start the simulator.
+
+        Args:
+            flags: the collector's.
+            folder: the driver's, to which paths are relative.
+            cores: those to use.
+
+        Raises:
+            FlagError: there is one that cannot be on this machine.
+            SimulatorError: it cannot start.
+        """
+        from cluster.driver import Booted
+
+        os.sched_setaffinity(0, cores)
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        self._job = prepare_unsaved(flags)
+        self._env = load(self._job.flags.simulator, simulator_cfg(self._job))
+        check_fit(self._job, self._env)
+        return Booted(dataset_cfg(self._job, self._env, Path()), policy_lines(self._job))
+
+    def open(self, cfg: DatasetCfg, folder: Path) -> None:
+        """Start the writers, which write in `folder`.
+
+        Raises:
+            SaverError: it is not to be seen here.
+        """
+        if not folder.is_dir():
+            raise SaverError(f"{folder.absolute()} is not there; --data_root must be on storage that all nodes share")
+        self._recorder = Recorder(cfg, folder)
+        self._stop = StopFile(folder.parent / "stop")
+        self._waited_s = 0.0
+
+    def collect(self, round_index: int, rows: list[dict[str, Any]]) -> Report:
+        """Simulate a round, whose episodes of `rows` are on disk; the last ones may not yet be when it returns."""
+        self._recorder.episodes += rows
+        collect_round(round_index, self._env, self._job, self._recorder, None, self._stop)
+        known = {row["path"] for row in rows}
+        return self._report(known)
+
+    def flush(self) -> Report:
+        """Wait until all that has ended is on disk."""
+        self._recorder.flush()
+        return self._report(set())
+
+    def _report(self, known: set[str]) -> Report:
+        from cluster.driver import Report
+
+        recorder = self._recorder
+        waited_s, self._waited_s = recorder.writer_wait_s - self._waited_s, recorder.writer_wait_s
+        report = Report(
+            [row for row in recorder.episodes if row["path"] not in known], list(recorder.dropped), waited_s
+        )
+        recorder.episodes.clear()
+        recorder.dropped.clear()
+        return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    return exit_code(
+        lambda: collect_on_ray(parse_resumable(RayFlags, argv, __doc__)),
+        SaverError,
+        SimulatorError,
+        interrupted="left at once: the episodes published so far are whole",
+    )
+
+
+def collect_on_ray(flags: RayFlags) -> int:
+    """Collect, and say what came out.
+
+    Raises:
+        FlagError: there is no Ray or no cluster, or it has not what is asked for.
+    """
+    from cluster.driver import Driver
+
+    with spread(flags, Driver) as driver:
+        stop = StopSignal("workers publish what has ended")  # now: Ray has set a handler of its own
+        stop.hurry = driver.give_up
+        found, seconds = watch(driver, stop)
+    return report(driver, found, seconds, stop)
+
+
+@contextmanager
+def spread(flags: RayFlags, kind: type[DriverKind]) -> Iterator[DriverKind]:
+    """Join the cluster and make the driver, of class `kind`; the dataset is complete when the block has ended.
+
+    Raises:
+        FlagError: there is no Ray or no cluster, or it has not what is asked for.
+    """
+    from cluster.driver import Settings
+
+    job_flags = check(flags)
+    if importlib.util.find_spec("ray") is None:
+        raise FlagError("collect_on_ray.py needs Ray, which this Python lacks; pip install -e .[ray]")
+    import ray
+
+    gpus = flags.gpus_per_worker
+    if gpus is None:
+        gpus = float(SIMULATORS[job_flags.simulator].device != "cpu")
+    with ExitStack() as stack:
+        nodes = connect(flags)
+        stack.callback(ray.shutdown)
+        shares = share(nodes, flags.workers, gpus, job_flags.num_episodes)
+        print(f"simulator   {job_flags.simulator}")
+        print(f"workers     {shares}", flush=True)
+        actor = ray.remote(RoundCollector).options(num_cpus=shares.cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
+        settings = Settings(job_flags, shares, flags.attempts, flags.round_timeout_s)
+        driver = kind(settings, actor.remote, lambda booted: open_catalog(job_flags, booted))
+        yield stack.enter_context(closing(driver))
+
+
+def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
+    """Join the cluster, or start one here; returns what each of its nodes has.
+
+    Raises:
+        FlagError: there is none.
+    """
+    import ray
+
+    address = cluster_address(flags)
+    here: dict[str, Any] = {}
+    if address == "local":
+        here = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    # workers say nothing by themselves: what is to be known of them comes back to the driver
+    with as_flag_error(ConnectionError):
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+
+
+def open_catalog(flags: CollectFlags, booted: Booted) -> Catalog:
+    """Say what collects, and take the dataset's folder."""
+    print(*booted.said, sep="\n", flush=True)
+    catalog = at_its_place(flags, lambda root, resume: Catalog(replace(booted.cfg, root=root), resume))
+    announce(catalog, flags)
+    return catalog
+
+
+def watch(driver: Driver, stop: StopSignal) -> tuple[int, float]:
+    """Let the driver work and show how far it is; returns the frames that were there, and the seconds since."""
+    flags, bar, found, start, due = driver.flags, None, 0, time.monotonic(), 0.0
+    for event in driver.events():
+        if stop.number:
+            driver.stop()
+        if driver.catalog is None:
+            continue
+        if bar is None:
+            found, start = total_frames(driver.catalog), time.monotonic()
+            bar = progress_bar(flags, len(flags.cameras()))
+        if event:
+            worker, number = event
+            tell_round(bar, driver.catalog, f"round {number + 1} of {flags.num_episodes} simulated by {worker}")
+        if not bar.disable and time.monotonic() > due:
+            due = time.monotonic() + 1
+            busy = ", ".join(
+                f"{worker.number}: {[*worker.rounds][-1] + 1}" for worker in driver.workers if worker.rounds
+            )
+            bar.set_postfix_str(f"{episode_counts(driver.catalog)}, worker: round {busy}", refresh=False)
+            bar.update(total_frames(driver.catalog) - found - bar.n)
+    if bar is not None:
+        bar.close()
+    return found, time.monotonic() - start
+
+
+def report(driver: Driver, found: int, seconds: float, stop: StopSignal) -> int:
+    """Say what was collected and what is missing; returns the exit code."""
+    if driver.catalog is not None and driver.rounds is not None:
+        print_summary(driver.catalog, found, seconds)
+        for number, reason in sorted(driver.rounds.failed.items()):
+            print(f"missing     round {number + 1}, given up: {reason}")
+        if driver.rounds.failed:
+            print(f"            --resume {driver.catalog.cfg.root} tries them again, here or on one machine")
+        if not stop.number:
+            return 1 if driver.rounds.failed or driver.catalog.dropped else 0
+    return 128 + stop.number
+
+
+if __name__ == "__main__":
+    run(main)
