@@ -19,6 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from cluster.shares import share
 from collect_tiled_with_checkpoint import (
     announce,
@@ -80,6 +82,7 @@ class RoundCollector:
         from cluster.driver import Booted
 
         os.sched_setaffinity(0, cores)
+        torch.set_num_threads(1)  # as in the collector: sums of several threads differ in their last bits
         if os.path.isdir(folder):
             os.chdir(folder)
         self._job = prepare_unsaved(flags)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent.parent
-PACKAGES = ("vpl", "simulators", "policies", "checks", "flags")
+PACKAGES = ("vpl", "simulators", "policies", "checks", "flags", "cluster")
 COMMANDS = {path.stem for path in PROJECT.glob("*.py")}
 FILES = sorted([*PROJECT.glob("*.py"), *(path for package in PACKAGES for path in (PROJECT / package).rglob("*.py"))])
 TASK_WORDS = ("drawer", "cabinet", "handle_pos", "sektion")
@@ -67,7 +67,7 @@ def test_packages_import_no_command():
 
 
 def test_what_reads_and_writes_datasets_needs_no_simulator():
-    heavy = {"torch", "mujoco", "isaaclab", "simulators", "policies", "checks", "flags"}
+    heavy = {"torch", "mujoco", "isaaclab", "simulators", "policies", "checks", "flags", "cluster", "ray"}
     for name, path in MODULES.items():
         if name.startswith("vpl."):
             assert {module.partition(".")[0] for module in imported(path)} & heavy == set(), name
