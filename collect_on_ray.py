@@ -79,14 +79,17 @@ class RoundCollector:
             FlagError: there is one that cannot be on this machine.
             SimulatorError: it cannot start.
         """
+        from cluster.devices import claim_gpu
         from cluster.driver import Booted
 
         os.sched_setaffinity(0, cores)
         torch.set_num_threads(1)  # as in the collector: sums of several threads differ in their last bits
         if os.path.isdir(folder):
             os.chdir(folder)
+        device = claim_gpu(flags.simulator, str(flags.device))
         self._job = prepare_unsaved(flags)
-        self._env = load(self._job.flags.simulator, simulator_cfg(self._job))
+        mine = replace(self._job, flags=replace(self._job.flags, device=device))
+        self._env = load(flags.simulator, simulator_cfg(mine))
         check_fit(self._job, self._env)
         return Booted(dataset_cfg(self._job, self._env, Path()), policy_lines(self._job))
 
@@ -191,6 +194,7 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
     address = cluster_address(flags)
     here: dict[str, Any] = {}
     if address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
         here = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     # workers say nothing by themselves: what is to be known of them comes back to the driver
     with as_flag_error(ConnectionError):

@@ -1,0 +1,118 @@
+"""Collecting on Ray: the bytes of one process, whatever fails on the way, and a line for what is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import collect_dataset, wait_for
+from test_resume import assert_same_content
+
+import collect_on_ray
+import collect_tiled_with_checkpoint as collector
+from vpl.checks import validate
+from vpl_dataset import episode_folders
+
+TESTS = Path(__file__).parent
+FLAGS = "--num_envs 2 --num_episodes 6 --steps 12 --enable_wrist_camera --width 64 --height 48".split()
+FAULTY = ["--policy", "faulty_policy:Faulty"]
+
+
+def start_on_ray(
+    data_root: Path, *flags: str, faults: str = "", command: str = collect_on_ray.__file__
+) -> subprocess.Popen:
+    """Start it in a process of its own; each of the `faults` of tests/faulty_policy.py comes once."""
+    done = data_root.parent / f"{data_root.name}_faults"
+    done.mkdir(exist_ok=True)
+    environment = {**os.environ, "PYTHONPATH": str(TESTS), "FAULTS": faults, "FAULTS_DONE": str(done)}
+    environment.pop("RAY_ADDRESS", None)
+    workers = ["--workers", "2"] if command == collect_on_ray.__file__ else []
+    return subprocess.Popen(
+        [sys.executable, command, "--data_root", str(data_root), *workers, *flags],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run_on_ray(data_root: Path, *flags: str, faults: str = "", code: int = 0) -> tuple[str, str]:
+    """What it prints on stdout and stderr."""
+    process = start_on_ray(data_root, *flags, faults=faults)
+    output, error = process.communicate(timeout=180)
+    assert process.returncode == code, (output, error)
+    return output, error
+
+
+def the_dataset(data_root: Path) -> Path:
+    (dataset,) = data_root.iterdir()
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TESTS))
+        return collect_dataset(tmp_path_factory.mktemp("reference"), *FLAGS, *FAULTY)
+
+
+def test_workers_that_die_hang_or_fail_change_no_byte(tmp_path, reference):
+    output, error = run_on_ray(
+        tmp_path / "data", *FLAGS, *FAULTY, "--round_timeout_s", "15", faults="kill,hang,raise,stop"
+    )
+    dataset = the_dataset(tmp_path / "data")
+    assert_same_content(dataset, reference)
+    assert validate(dataset) == []
+    reasons = [line for line in error.splitlines() if line.startswith("given up")]
+    assert len(reasons) == 4, error
+    for words in ("was killed", "ArithmeticError: planted", "no answer within --round_timeout_s 15"):
+        assert any(words in reason for reason in reasons), (words, reasons)
+    assert "12 episodes" in output
+
+
+def test_round_that_always_fails_is_named_and_one_machine_completes_it(tmp_path, reference, monkeypatch):
+    monkeypatch.setenv("FAULTY_ROUND", "2")
+    output, _ = run_on_ray(tmp_path / "data", *FLAGS, *FAULTY, "--attempts", "2", code=1)
+    dataset = the_dataset(tmp_path / "data")
+    (missing,) = (line for line in output.splitlines() if line.startswith("missing"))
+    assert "round 3, given up: worker" in missing and "ArithmeticError: planted" in missing
+    assert [f"episode_{n:03d}" for n in range(12) if n not in (4, 5)] == [f.name for f in episode_folders(dataset)]
+    assert validate(dataset) == [] and not (dataset / ".partial").exists()
+    monkeypatch.delenv("FAULTY_ROUND")
+    monkeypatch.syspath_prepend(str(TESTS))
+    assert collector.main(["--resume", str(dataset)]) == 0
+    assert_same_content(dataset, reference)
+
+
+@pytest.mark.parametrize("begun_by", [collector, collect_on_ray], ids=["begun_on_one_machine", "begun_on_ray"])
+def test_killed_run_is_completed_on_ray(tmp_path, reference, begun_by, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    process = start_on_ray(tmp_path / "data", *FLAGS, *FAULTY, command=begun_by.__file__)
+    wait_for("*/episode_001", tmp_path / "data", process)
+    process.kill()
+    process.communicate()
+    dataset = the_dataset(tmp_path / "data")
+    assert 0 < len(episode_folders(dataset)) < 12
+    run_on_ray(tmp_path / "data", "--resume", str(dataset))
+    assert_same_content(dataset, reference)
+
+
+def test_interrupt_publishes_what_has_ended_and_ends_with_its_code(tmp_path):
+    process = start_on_ray(tmp_path / "data", *FLAGS, *FAULTY, "--num_episodes", "1000")
+    wait_for("*/episode_002", tmp_path / "data", process)
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in error, error
+    dataset = the_dataset(tmp_path / "data")
+    assert validate(dataset) == [] and not (dataset / ".partial").exists()
+    assert f"collected   {len(episode_folders(dataset))} episodes" in output
+
+
+def test_collecting_without_ray_does_not_import_it():
+    code = "import sys, collect_tiled_with_checkpoint, collect_on_ray; assert 'ray' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS.parent)
