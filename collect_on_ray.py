@@ -12,8 +12,10 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from cluster import STOP_FILE
 from cluster.shares import share
+from cluster.storage import Destination, Gather, ObjectStore, Receiver
 from collect_tiled_with_checkpoint import (
     announce,
     at_its_place,
@@ -43,6 +47,7 @@ from simulators import SIMULATORS, SimulatorError, load
 from vpl.catalog import Catalog
 from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopFile, StopSignal, run
+from vpl.listing import read_metadata
 from vpl.recorder import Recorder
 from vpl.usable_cores import usable_cores
 
@@ -93,41 +98,67 @@ class RoundCollector:
         check_fit(self._job, self._env)
         return Booted(dataset_cfg(self._job, self._env, Path()), policy_lines(self._job))
 
-    def open(self, cfg: DatasetCfg, folder: Path) -> None:
-        """Start the writers, which write in `folder`.
+    def open(self, cfg: DatasetCfg, folder: Path, destination: Destination | None) -> None:
+        """Start the writers, which write in `folder`; with a destination that is on this node's own disk.
 
         Raises:
-            SaverError: it is not to be seen here.
+            SaverError: it is to be on a disk that all see, and is not to be seen here.
         """
+        self._folder, self._destination = folder, destination
+        if destination:
+            for other in folder.parent.parent.glob("*_*"):  # of runs that are over: the driver has the dataset
+                if other != folder.parent:
+                    shutil.rmtree(other, ignore_errors=True)
+            (folder / "done").mkdir(parents=True, exist_ok=True)
+            cfg = replace(cfg, root=folder / "done")
         if not folder.is_dir():
-            raise SaverError(f"{folder.absolute()} is not there; --data_root must be on storage that all nodes share")
+            raise SaverError(f"{folder.absolute()} is not there; give a --data_root that all nodes see, or --gather")
         self._recorder = Recorder(cfg, folder)
-        self._stop = StopFile(folder.parent / "stop")
+        self._stop = StopFile(folder.parent / STOP_FILE)
         self._waited_s = 0.0
+        self._courier = ThreadPoolExecutor(1)
+        self._on_the_way: list[Future[dict[str, Any]]] = []
 
     def collect(self, round_index: int, rows: list[dict[str, Any]]) -> Report:
         """Simulate a round, whose episodes of `rows` are on disk; the last ones may not yet be when it returns."""
         self._recorder.episodes += rows
         collect_round(round_index, self._env, self._job, self._recorder, None, self._stop)
-        known = {row["path"] for row in rows}
-        return self._report(known)
+        return self._report({row["path"] for row in rows})
 
     def flush(self) -> Report:
-        """Wait until all that has ended is on disk."""
+        """Wait until all that has ended is on disk, and where it is to be."""
         self._recorder.flush()
-        return self._report(set())
+        report = self._report(set())
+        wait(self._on_the_way)
+        rest = self._report(set())
+        return replace(report, rows=[*report.rows, *rest.rows])
+
+    def leave(self) -> None:
+        """Remove what is left on this node's own disk."""
+        self._recorder.close()
+        shutil.rmtree(self._folder)
 
     def _report(self, known: set[str]) -> Report:
         from cluster.driver import Report
 
         recorder = self._recorder
         waited_s, self._waited_s = recorder.writer_wait_s - self._waited_s, recorder.writer_wait_s
-        report = Report(
-            [row for row in recorder.episodes if row["path"] not in known], list(recorder.dropped), waited_s
-        )
+        self._on_the_way += [
+            self._courier.submit(self._deliver, row) for row in recorder.episodes if row["path"] not in known
+        ]
+        arrived = [future for future in self._on_the_way if self._destination is None or future.done()]
+        self._on_the_way = [future for future in self._on_the_way if future not in arrived]
+        report = Report([future.result() for future in arrived], list(recorder.dropped), waited_s)
         recorder.episodes.clear()
         recorder.dropped.clear()
         return report
+
+    def _deliver(self, row: dict[str, Any]) -> dict[str, Any]:
+        if self._destination:
+            folder = self._recorder.cfg.root / row["path"]
+            self._destination.put(self._folder.name, folder, row["path"])
+            shutil.rmtree(folder)
+        return row
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -168,6 +199,9 @@ def spread(flags: RayFlags, kind: type[DriverKind]) -> Iterator[DriverKind]:
         raise FlagError("collect_on_ray.py needs Ray, which this Python lacks; pip install -e .[ray]")
     import ray
 
+    if flags.store:
+        with as_flag_error(ImportError, ValueError, OSError):
+            ObjectStore(flags.store).paths()
     gpus = flags.gpus_per_worker
     if gpus is None:
         gpus = float(SIMULATORS[job_flags.simulator].device != "cpu")
@@ -179,8 +213,12 @@ def spread(flags: RayFlags, kind: type[DriverKind]) -> Iterator[DriverKind]:
         print(f"workers     {shares}", flush=True)
         actor = ray.remote(RoundCollector).options(num_cpus=shares.cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
         settings = Settings(job_flags, shares, flags.attempts, flags.round_timeout_s)
-        driver = kind(settings, actor.remote, lambda booted: open_catalog(job_flags, booted))
-        yield stack.enter_context(closing(driver))
+        driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted))
+        with closing(driver):
+            yield driver
+        if flags.store and driver.catalog:
+            root = driver.catalog.cfg.root
+            ObjectStore(f"{flags.store}/{root.name}").put_file(root / "metadata.json", "metadata.json")
 
 
 def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
@@ -202,12 +240,25 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def open_catalog(flags: CollectFlags, booted: Booted) -> Catalog:
-    """Say what collects, and take the dataset's folder."""
+def open_catalog(flags: RayFlags, job_flags: CollectFlags, booted: Booted) -> tuple[Catalog, Destination | None]:
+    """Say what collects, take the dataset's folder, and say where episodes go that are written elsewhere."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     print(*booted.said, sep="\n", flush=True)
-    catalog = at_its_place(flags, lambda root, resume: Catalog(replace(booted.cfg, root=root), resume))
-    announce(catalog, flags)
-    return catalog
+    recorded = read_metadata(flags.resume)["episodes"] if flags.resume else []
+    catalog = at_its_place(job_flags, lambda root, resume: Catalog(replace(booted.cfg, root=root), resume))
+    announce(catalog, job_flags)
+    if flags.store:
+        store = ObjectStore(f"{flags.store}/{catalog.cfg.root.name}")
+        paths = store.paths()
+        catalog.episodes += [row for row in recorded if row["path"] in paths]
+        return catalog, store
+    if flags.gather:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Receiver).options(num_cpus=0, scheduling_strategy=here)
+        return catalog, Gather(actor.remote(catalog.cfg.root, catalog.folder))
+    return catalog, None
 
 
 def watch(driver: Driver, stop: StopSignal) -> tuple[int, float]:
@@ -226,9 +277,7 @@ def watch(driver: Driver, stop: StopSignal) -> tuple[int, float]:
             tell_round(bar, driver.catalog, f"round {number + 1} of {flags.num_episodes} simulated by {worker}")
         if not bar.disable and time.monotonic() > due:
             due = time.monotonic() + 1
-            busy = ", ".join(
-                f"{worker.number}: {[*worker.rounds][-1] + 1}" for worker in driver.workers if worker.rounds
-            )
+            busy = ", ".join(f"{worker.number}: {worker.present + 1}" for worker in driver.workers if worker.rounds)
             bar.set_postfix_str(f"{episode_counts(driver.catalog)}, worker: round {busy}", refresh=False)
             bar.update(total_frames(driver.catalog) - found - bar.n)
     if bar is not None:

@@ -25,8 +25,10 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from tqdm import tqdm
 
+from cluster import STOP_FILE
 from cluster.rounds import Rounds
 from cluster.shares import Shares
+from cluster.storage import Destination
 from flags import FlagError
 from flags.collect import CollectFlags
 from simulators import SimulatorError
@@ -36,8 +38,8 @@ from vpl.files import bury
 from vpl.round import said_of
 from vpl.runs import continue_runs
 
-STOP_FILE = "stop"
-"""In the run's folder: workers end at their next step."""
+LEAVE_S = 10.0
+"""Most that workers may take for leaving."""
 OF_A_WORKER = ("root", "run", "metadata", "writer_workers", "use_processes")
 """Fields of `DatasetCfg` that may differ between workers."""
 CLEAR = (FlagError, SaverError, SimulatorError)
@@ -104,6 +106,8 @@ class Worker:
     """Where it writes; None: it has not got so far."""
     rounds: dict[int, int] = field(default_factory=dict)
     """Those that it has, and how many episodes of each are not yet on disk."""
+    present: int = 0
+    """The one that it simulates, or has simulated last."""
     failures: int = 0
     """In a row."""
 
@@ -120,14 +124,19 @@ class Driver:
     """None likewise."""
 
     def __init__(
-        self, settings: Settings, start_actor: Callable[[], Any], open_catalog: Callable[[Booted], Catalog]
+        self,
+        settings: Settings,
+        start_actor: Callable[[], Any],
+        open_catalog: Callable[[Booted], tuple[Catalog, Destination | None]],
     ) -> None:
-        """`open_catalog` is called once, for the first worker that has booted."""
+        """`open_catalog` is called once, for the first worker that has booted; it says, too, where episodes go that
+        workers write on disks of their own; None: all see the same one."""
         self.flags = settings.flags
         self.workers = [Worker(number) for number in range(settings.shares.workers)]
         self._settings = settings
         self._start_actor = start_actor
         self._open_catalog = open_catalog
+        self._destination: Destination | None = None
         self._on_disk: dict[int, list[dict[str, Any]]] = {}
         """By missing round, the rows of those of its episodes that are there."""
         self._stopping, self._leaving = False, False
@@ -154,9 +163,9 @@ class Driver:
             busy = {worker.task: worker for worker in self.workers if worker.task is not None}
             for task in ray.wait(list(busy), timeout=1)[0]:
                 worker = busy[task]
-                done = [*worker.rounds][-1] if worker.doing == "collect" else None
-                if self._take(worker) and done is not None:
-                    yield worker, done
+                collected = worker.doing == "collect"
+                if self._take(worker) and collected:
+                    yield worker, worker.present
             for worker in [worker for worker in self.workers if self._is_overdue(worker)]:
                 self._fail(worker, f"no answer within --round_timeout_s {self._settings.timeout_s:g} ({worker.doing})")
             if self.catalog and time.monotonic() > self.catalog.metadata_due:
@@ -179,6 +188,9 @@ class Driver:
         Raises:
             SaverError: it could not be completed.
         """
+        if self._destination:  # nobody else removes what is left on their disks
+            idle = [worker for worker in self.workers if worker.folder and worker.task is None]
+            ray.wait([worker.actor.leave.remote() for worker in idle], num_returns=max(1, len(idle)), timeout=LEAVE_S)
         for worker in self.workers:
             if worker.actor is not None:
                 ray.kill(worker.actor)
@@ -234,11 +246,12 @@ class Driver:
             run = self._run_of(cfg)
         worker.folder = self.catalog.folder / f"worker_{worker.number}_{secrets.token_hex(4)}"
         worker.folder.mkdir()
-        self._do(worker, "open", replace(cfg, root=self.catalog.cfg.root, run=run, metadata={}), worker.folder)
+        cfg = replace(cfg, root=self.catalog.cfg.root, run=run, metadata={})
+        self._do(worker, "open", cfg, worker.folder, self._destination)
 
     def _begin(self, booted: Booted) -> Catalog:
         """Open the catalog, and see which rounds are missing."""
-        catalog = self._open_catalog(booted)
+        catalog, self._destination = self._open_catalog(booted)
         catalog.write_metadata()
         numbers = range(self.flags.num_episodes)
         self._on_disk = {number: [] for number in numbers}
@@ -269,6 +282,7 @@ class Driver:
             number = None if self._stopping else self.rounds.take(worker.number, numbers)
             if number is not None:
                 known = self._on_disk.pop(number)
+                worker.present = number
                 worker.rounds[number] = self.catalog.cfg.num_envs - len(known)
                 self._do(worker, "collect", number, known)
             elif worker.rounds:
@@ -310,10 +324,13 @@ class Driver:
     def _give_back(self, number: int, worker: Worker, reason: str) -> None:
         assert self.catalog is not None and self.rounds is not None
         self.catalog.dropped = [row for row in self.catalog.dropped if row["round"] != number]
-        on_disk = self.catalog.read_round(number)
-        if len(on_disk) < self.catalog.cfg.num_envs:
-            self._on_disk[number] = on_disk
-            self.rounds.give_back(number, worker.number, reason)
+        self._on_disk[number] = self.catalog.read_round(number)
+        if len(self._on_disk[number]) == self.catalog.cfg.num_envs:
+            return
+        if worker.doing == "collect" and number != worker.present:  # simulated before, and not yet all on disk
+            self.rounds.put_back(number)
+        else:
+            self.rounds.fail(number, worker.number, reason)
 
 
 def _differences(one: DatasetCfg, other: DatasetCfg) -> list[str]:

@@ -38,12 +38,16 @@ class Rounds:
                 return number
         return None
 
-    def give_back(self, number: int, worker: int, reason: str) -> None:
+    def put_back(self, number: int) -> None:
+        """A round is to be done again, through no fault of its own."""
+        self._waiting.insert(0, number)
+
+    def fail(self, number: int, worker: int, reason: str) -> None:
         """`worker` failed at a round that it had."""
         failures = self._failures.setdefault(number, [])
         failures.append(worker)
         if len(failures) < self._attempts:
-            self._waiting.insert(0, number)
+            self.put_back(number)
         else:
             self.failed[number] = reason
 

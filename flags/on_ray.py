@@ -31,6 +31,12 @@ class RayFlags(CollectFlags):
     round_timeout_s: float = flag(
         1800.0, "a round or a simulator's start that takes longer is given to another worker", unit="s", group="Ray"
     )
+    gather: bool = flag(
+        False, "--data_root is on each node's own disk: bring the episodes to this machine", group="Ray"
+    )
+    store: str | None = flag(
+        None, "bring the episodes into an object store; --data_root keeps metadata.json", metavar="URL", group="Ray"
+    )
 
     def of_the_collector(self) -> CollectFlags:
         """What a worker is told, and metadata.json records."""
@@ -49,6 +55,8 @@ def check(flags: RayFlags) -> CollectFlags:
         value = getattr(flags, name)
         if value is not None and not (math.isfinite(value) and value >= 0):
             raise FlagError(f"--{name} must be 0 or above, got {value}")
+    if flags.gather and flags.store:
+        raise FlagError(f"--gather and --store {flags.store} name two places for the episodes; give one")
     if flags.self_check:
         raise FlagError("--self_check tries one machine; run collect_tiled_with_checkpoint.py --self_check there")
     for name in ("data_root", "resume"):

@@ -6,10 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import fsspec
 import pytest
 from conftest import collect_dataset, wait_for
+from moto.server import ThreadedMotoServer
 from test_resume import assert_same_content
 
 import collect_on_ray
@@ -111,6 +115,40 @@ def test_interrupt_publishes_what_has_ended_and_ends_with_its_code(tmp_path):
     dataset = the_dataset(tmp_path / "data")
     assert validate(dataset) == [] and not (dataset / ".partial").exists()
     assert f"collected   {len(episode_folders(dataset))} episodes" in output
+
+
+def test_episodes_written_on_the_nodes_own_disks_are_gathered(tmp_path, reference):
+    run_on_ray(tmp_path / "data", *FLAGS, *FAULTY, "--gather", faults="kill")
+    assert_same_content(the_dataset(tmp_path / "data"), reference)
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket of a server of moto's: its file system by fsspec."""
+    for name, value in {"ACCESS_KEY_ID": "any", "SECRET_ACCESS_KEY": "any", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    system = fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+    system.mkdir("data")
+    yield system
+    server.stop()
+
+
+def test_episodes_are_brought_into_an_object_store_and_completed_there(tmp_path, reference, bucket, monkeypatch):
+    monkeypatch.setenv("FAULTY_ROUND", "2")
+    store = ["--store", "s3://data/sets"]
+    run_on_ray(tmp_path / "scratch", *FLAGS, *FAULTY, *store, "--attempts", "1", code=1)
+    monkeypatch.delenv("FAULTY_ROUND")
+    scratch = the_dataset(tmp_path / "scratch")
+    assert [path.name for path in scratch.iterdir()] == ["metadata.json"]
+    assert len(bucket.glob(f"data/sets/{scratch.name}/*/*.h5")) == 10
+    run_on_ray(tmp_path / "scratch", "--resume", str(scratch), *store)
+    bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "fetched"), recursive=True)
+    assert_same_content(tmp_path / "fetched", reference)
+    assert validate(tmp_path / "fetched") == []
 
 
 def test_collecting_without_ray_does_not_import_it():
