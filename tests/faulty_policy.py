@@ -3,7 +3,7 @@
     FAULTS=kill,hang,raise FAULTS_DONE=/tmp/x python collect_on_ray.py --policy faulty_policy:Faulty
 
 Each fault comes once, in whatever process is the first to get there: its file in FAULTS_DONE says so. In the round
-FAULTY_ROUND every attempt fails.
+FAULTY_ROUND every attempt fails; each step takes SLOW_S seconds.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Faulty:
 
     def act(self, sample: Any, obs: Any) -> torch.Tensor:
         self._step += 1
+        time.sleep(float(os.environ.get("SLOW_S", 0)))
         if self._step == AT_STEP:
             if self._fails:
                 fail("raise")

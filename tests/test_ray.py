@@ -14,6 +14,7 @@ import fsspec
 import pytest
 from conftest import collect_dataset, wait_for
 from moto.server import ThreadedMotoServer
+from ray.cluster_utils import Cluster
 from test_resume import assert_same_content
 
 import collect_on_ray
@@ -115,6 +116,31 @@ def test_interrupt_publishes_what_has_ended_and_ends_with_its_code(tmp_path):
     dataset = the_dataset(tmp_path / "data")
     assert validate(dataset) == [] and not (dataset / ".partial").exists()
     assert f"collected   {len(episode_folders(dataset))} episodes" in output
+
+
+@pytest.fixture
+def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """Two nodes of one core each on this machine, whose workers find the faulty policy."""
+    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("SLOW_S", "0.2")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def test_node_that_is_lost_loses_no_episode(tmp_path, reference, two_nodes):
+    process = start_on_ray(tmp_path / "data", *FLAGS, *FAULTY, "--address", two_nodes.address)
+    wait_for("*/episode_001", tmp_path / "data", process)
+    (node,) = two_nodes.worker_nodes
+    raylet = node.all_processes["raylet"][0].process.pid
+    for pid in (*Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split(), raylet):
+        os.kill(int(pid), signal.SIGKILL)  # all that a machine takes with it
+    output, error = process.communicate(timeout=120)
+    assert process.returncode == 0, (output, error)
+    assert "its process was killed, or its machine lost" in error
+    assert_same_content(the_dataset(tmp_path / "data"), reference)
 
 
 def test_episodes_written_on_the_nodes_own_disks_are_gathered(tmp_path, reference):
