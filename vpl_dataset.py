@@ -83,7 +83,7 @@ class MergeFlags:
 
     dataset: tuple[Path, ...] = positional("folders that hold episode_*")
     output: Path = required("the new dataset's folder", metavar="FOLDER")
-    copy: bool = flag(False, "copy the videos instead of linking them")
+    copy: bool = flag(False, "copy the files instead of linking them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,8 @@ def info(folders: list[Path]) -> None:
 def own_bytes(episode: Episode) -> int:
     """Size of the episode's own files; others may lie in its folder."""
     videos = [episode.video(camera) for camera in range(len(episode.camera_names))]
-    return sum(file.stat().st_size for file in (Path(episode.h5.filename), *videos) if file.exists())
+    files = {Path(episode.h5.filename), Path(episode["color"].file.filename), *videos}
+    return sum(file.stat().st_size for file in files if file.exists())
 
 
 def splits_of(dataset: Path) -> Path:

@@ -105,7 +105,9 @@ def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_
     with load_episode(merged / "failed" / "episode_003") as episode, load_episode(two[1] / "failed/episode_001") as own:
         assert episode.attrs["source"] == f"{two[1].name}/episode_001"
         assert np.array_equal(episode["color"][:], own["color"][:])
-        assert episode.video(0).samefile(own.video(0)), "videos are hard links"
+        assert np.array_equal(episode.read_images(), own.read_images())
+        assert episode.video(0).samefile(own.video(0)), "all is hard links"
+        assert (episode.folder / "recorded.h5").samefile(own.h5.filename)
     metadata = json.loads((merged / "metadata.json").read_text())
     assert [source["arguments"]["seed"] for source in metadata["sources"]] == [42, 1]
     assert {path.name for path in merged.iterdir()} == {"metadata.json", "episode_000", "episode_001", "failed"}
@@ -248,6 +250,19 @@ def test_merge_takes_files_by_their_names_and_writes_over_none(two, tmp_path):
     merged = tmp_path / "merged" / "episode_000" / "camera_0" / "episode_000.mp4"
     assert merged.read_bytes() == (camera / "episode_000.mp4").read_bytes()
     assert [path.name for path in merged.parent.iterdir()] == ["episode_000.mp4"]
+
+
+def test_what_was_merged_before_merges_again(two, tmp_path):
+    once, twice, copied = (tmp_path / name for name in ("once", "twice", "copied"))
+    vpl_dataset.main(["merge", str(two[0]), "--output", str(once)])
+    vpl_dataset.main(["merge", str(two[1]), str(once), "--output", str(twice)])
+    vpl_dataset.main(["merge", str(once), "--output", str(copied), "--copy"])
+    for merged, name in ((twice, "episode_002"), (copied, "episode_000")):
+        assert validate(merged) == []
+        with load_episode(merged / name) as episode, load_episode(two[0] / "episode_000") as own:
+            assert episode.attrs["source"] == f"{two[0].name}/episode_000"
+            assert np.array_equal(episode["color"][:], own["color"][:])
+    assert not (copied / "episode_000" / "recorded.h5").exists()
 
 
 @pytest.mark.parametrize("error", [errno.EXDEV, errno.EPERM, errno.EMLINK])

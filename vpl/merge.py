@@ -1,7 +1,9 @@
 """Makes one dataset of several: python vpl_dataset.py merge data/A data/B --output data/C
 
-Videos are hard links where the disk allows it, so they take no space; HDF5 files are copied, since an episode's number
-is written in them. Episodes are numbered anew, in the order of the datasets; attribute `source` of each, and `sources`
+All is hard links where the disk allows it, so it takes no time and no space. An episode's number is written in its
+HDF5, so a merged one has a small HDF5 of its own, whose attributes are the new ones and whose datasets are HDF5's
+external links to those of the source, `recorded.h5` beside it. With --copy, or where there are no links, it is a copy.
+Episodes are numbered anew, in the order of the datasets; attribute `source` of each, and `sources`
 in metadata.json, say where it came from. Lists of splits.json are not taken over.
 """
 
@@ -20,7 +22,7 @@ import h5py
 from vpl.checks.episodes import MOTION, motion_digest
 from vpl.files import published
 from vpl.format import declared
-from vpl.listing import all_episode_folders, damage, read_metadata, read_row
+from vpl.listing import all_episode_folders, damage, describe, read_metadata
 from vpl.runs import recorded_runs
 from vpl.variation import variation_of
 
@@ -40,12 +42,14 @@ SHARED_ATTRIBUTES = (
 
 NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 """Another disk, one without hard links, a file of another user, or too many links."""
+RECORDED = "recorded.h5"
+"""In a merged episode, the source's HDF5, to whose datasets the episode's own one links."""
 OWN = ("episodes", "runs")
 """What the merged dataset has of all of them, so that `sources` does not repeat it."""
 
 
 def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
-    """Merge into the new folder `output`, which appears when it is whole; with `copy` videos are copied, too.
+    """Merge into the new folder `output`, which appears when it is whole; with `copy` nothing is a link.
 
     What metadata.json says of arguments, checkpoint and versions is the first dataset's; `sources` has each one's, and
     `runs` has all runs, of which every episode says its own.
@@ -68,6 +72,7 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     num_envs = metadata[0]["arguments"]["num_envs"]
     runs = list(map(recorded_runs, metadata))
     first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
+    rows: list[dict[str, Any]] = []
     with published(output) as folder:
         folder.mkdir()
         for index, (dataset, episode) in enumerate(found):
@@ -75,8 +80,8 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
             # round and env_index count on, as they do in a collection of num_envs
             numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
             attrs = {**numbers, "run": first_run[dataset], "source": f"{dataset.resolve().name}/{episode.name}"}
-            _copy_episode(episode, parent / f"episode_{index:03d}", attrs, copy)
-        rows = [read_row(episode, folder) for episode in all_episode_folders(folder)]
+            target = parent / f"episode_{index:03d}"
+            rows.append({**_take_episode(episode, target, attrs, copy), "path": str(target.relative_to(folder))})
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
         sources = [
             {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key not in OWN}}
@@ -122,19 +127,31 @@ def _check_distinct(episodes: list[Path]) -> None:
         seen[digest] = folder
 
 
-def _copy_episode(source: Path, target: Path, attrs: dict[str, Any], copy: bool) -> None:
-    """`attrs` are the episode's new attributes; `run` is that of its dataset's run 0."""
+def _take_episode(source: Path, target: Path, attrs: dict[str, Any], copy: bool) -> dict[str, Any]:
+    """Link or copy an episode; returns its row of metadata.json, but for the path.
+
+    `attrs` are the episode's new attributes; `run` is that of its dataset's run 0.
+    """
     target.mkdir(parents=True)
-    h5_path = target / f"{target.name}.h5"
-    _copy(source / f"{source.name}.h5", h5_path)
-    with h5py.File(h5_path, "r+", locking=False) as h5:
-        for camera in range(h5["color"].shape[1]):
-            place = target / f"camera_{camera}"
-            place.mkdir()
-            video = source / place.name / f"{source.name}.mp4"
-            (_copy if copy else _link)(video, place / f"{target.name}.mp4")
-        first = {"source": h5.attrs["source"]} if "source" in h5.attrs else {}
-        h5.attrs.update({**attrs, **first, "run": attrs["run"] + int(h5.attrs.get("run", 0))})
+    own, h5_path = source / f"{source.name}.h5", target / f"{target.name}.h5"
+    data = own if not (source / RECORDED).exists() else source / RECORDED  # of what was merged before
+    with h5py.File(own, locking=False) as old:
+        cameras, names, found, row = old["color"].shape[1], list(old), dict(old.attrs), describe(old)
+    new = {**attrs, "run": attrs["run"] + int(found.get("run", 0)), "source": found.get("source", attrs["source"])}
+    linked = not copy and _link(data, target / RECORDED)
+    if not linked:
+        _copy(data, h5_path)
+    with h5py.File(h5_path, "x" if linked else "r+", locking=False) as h5:
+        for name in names if linked else ():
+            h5[name] = h5py.ExternalLink(RECORDED, f"/{name}")
+        h5.attrs.update({**found, **new})
+    for camera in range(cameras):
+        place = target / f"camera_{camera}"
+        place.mkdir()
+        video, here = source / place.name / f"{source.name}.mp4", place / f"{target.name}.mp4"
+        if copy or not _link(video, here):
+            _copy(video, here)
+    return {**row, **new}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -142,10 +159,12 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
-def _link(source: Path, target: Path) -> None:
+def _link(source: Path, target: Path) -> bool:
+    """Whether the disk allows a hard link, which is made."""
     try:
         os.link(source, target)
     except OSError as error:
         if error.errno not in NO_LINK:
             raise
-        _copy(source, target)
+        return False
+    return True

@@ -91,7 +91,7 @@ class Episode:
         size = math.prod(data.shape[2:]) * data.dtype.itemsize
         if len(chunks) != math.prod(data.shape[:2]) or any(chunk.filter_mask for chunk in chunks):
             return data[:]
-        with open(self.h5.filename, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored_bytes:
+        with open(data.file.filename, "rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as stored_bytes:
             for chunk in chunks:
                 start = chunk.byte_offset
                 flat = np.frombuffer(deflate.decompress(stored_bytes[start : start + chunk.size], 15, size), np.uint8)
