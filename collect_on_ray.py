@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -23,8 +24,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from checks.self_check import table
 from cluster import STOP_FILE
-from cluster.shares import share
+from cluster.shares import Shares, share
 from cluster.storage import Destination, Gather, ObjectStore, Receiver
 from collect_tiled_with_checkpoint import (
     announce,
@@ -176,42 +178,74 @@ def collect_on_ray(flags: RayFlags) -> int:
     Raises:
         FlagError: there is no Ray or no cluster, or it has not what is asked for.
     """
+    job_flags = check(flags)
+    if importlib.util.find_spec("ray") is None:
+        raise FlagError("collect_on_ray.py needs Ray, which this Python lacks; pip install -e .[ray]")
     from cluster.driver import Driver
 
-    with spread(flags, Driver) as driver:
+    if flags.check_cluster:
+        return check_cluster(flags, job_flags)
+    with spread(flags, job_flags, Driver) as driver:
         stop = StopSignal("workers publish what has ended")  # now: Ray has set a handler of its own
         stop.hurry = driver.give_up
         found, seconds = watch(driver, stop)
     return report(driver, found, seconds, stop)
 
 
-@contextmanager
-def spread(flags: RayFlags, kind: type[DriverKind]) -> Iterator[DriverKind]:
-    """Join the cluster and make the driver, of class `kind`; the dataset is complete when the block has ended.
-
-    Raises:
-        FlagError: there is no Ray or no cluster, or it has not what is asked for.
-    """
-    from cluster.driver import Settings
-
-    job_flags = check(flags)
-    if importlib.util.find_spec("ray") is None:
-        raise FlagError("collect_on_ray.py needs Ray, which this Python lacks; pip install -e .[ray]")
+def check_cluster(flags: RayFlags, job_flags: CollectFlags) -> int:
+    """Look at all workers' machines; prints a table."""
     import ray
 
-    if flags.store:
-        with as_flag_error(ImportError, ValueError, OSError):
-            ObjectStore(flags.store).paths()
+    from cluster.check import Inspector, checks, inspect_all
+
+    with joined(flags, job_flags) as shares:
+        actor = ray.remote(Inspector).options(**shares.options())
+        actors = [actor.remote() for _ in range(shares.workers)]
+        findings, token = inspect_all(actors, job_flags, flags.resume or flags.data_root)
+        found = checks(findings, token, shares.gpus, shared=not (flags.gather or flags.store))
+    print("\n".join(f"worker {number:<3}  {finding}" for number, finding in enumerate(findings)))
+    print(table(found))
+    return 0 if all(check.passed for check in found) else 1
+
+
+@contextmanager
+def joined(flags: RayFlags, job_flags: CollectFlags) -> Iterator[Shares]:
+    """Join the cluster for the length of a block, and say what each worker has.
+
+    Raises:
+        FlagError: there is no cluster, or it has not what is asked for.
+    """
+    import ray
+
     gpus = flags.gpus_per_worker
     if gpus is None:
         gpus = float(SIMULATORS[job_flags.simulator].device != "cpu")
     with ExitStack() as stack:
         nodes = connect(flags)
         stack.callback(ray.shutdown)
-        shares = share(nodes, flags.workers, gpus, job_flags.num_episodes)
+        most = sys.maxsize if flags.check_cluster else job_flags.num_episodes
+        shares = share(nodes, flags.workers, gpus, most)
         print(f"simulator   {job_flags.simulator}")
         print(f"workers     {shares}", flush=True)
-        actor = ray.remote(RoundCollector).options(num_cpus=shares.cpus, num_gpus=gpus, scheduling_strategy="SPREAD")
+        yield shares
+
+
+@contextmanager
+def spread(flags: RayFlags, job_flags: CollectFlags, kind: type[DriverKind]) -> Iterator[DriverKind]:
+    """Join the cluster and make the driver, of class `kind`; the dataset is complete when the block has ended.
+
+    Raises:
+        FlagError: there is no cluster or object store, or it has not what is asked for.
+    """
+    import ray
+
+    from cluster.driver import Settings
+
+    if flags.store:
+        with as_flag_error(ImportError, ValueError, OSError):
+            ObjectStore(flags.store).paths()
+    with joined(flags, job_flags) as shares:
+        actor = ray.remote(RoundCollector).options(**shares.options())
         settings = Settings(job_flags, shares, flags.attempts, flags.round_timeout_s)
         driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted))
         with closing(driver):

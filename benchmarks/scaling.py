@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from cluster.driver import Driver
 from collect_on_ray import spread
 from flags import FlagError, exit_code, flag, parse
-from flags.on_ray import RayFlags
+from flags.on_ray import RayFlags, check
 from simulators import SIMULATORS
 from vpl.episode import SaverError
 from vpl.files import run
@@ -269,7 +269,7 @@ def run_on_ray(planned: Run, flags: Flags, most: int, data_root: Path, seconds: 
         os.sched_setaffinity(0, mine[: planned.workers * (len(mine) // most)])
     start, cpu = time.monotonic(), time.process_time()
     job = RayFlags(**collector_flags(planned, flags, data_root), workers=planned.workers, address="local")
-    with redirect_stdout(io.StringIO()), spread(job, TimedDriver) as driver:
+    with redirect_stdout(io.StringIO()), spread(job, check(job), TimedDriver) as driver:
         if seconds is not None:
             driver.kill_after_s = random.Random(flags.seed).uniform(0.1, 0.9) * seconds
         for _ in driver.events():

@@ -37,9 +37,9 @@ def claim_gpu(simulator: str, device: str) -> str:
     return device
 
 
-def own_uuid() -> str:
-    """The UUID of this process's first GPU, 32 hexadecimal digits."""
-    return uuid.UUID(str(torch.cuda.get_device_properties(0).uuid)).hex  # type: ignore[attr-defined]
+def own_uuid(index: int = 0) -> str:
+    """The UUID of one of this process's GPUs, 32 hexadecimal digits."""
+    return uuid.UUID(str(torch.cuda.get_device_properties(index).uuid)).hex  # type: ignore[attr-defined]
 
 
 def egl_uuids() -> list[str]:

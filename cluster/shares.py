@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from flags import FlagError
 
@@ -25,6 +26,10 @@ class Shares:
     def __str__(self) -> str:
         each = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus} core"
         return f"{self.workers}, {each} each"
+
+    def options(self) -> dict[str, Any]:
+        """What Ray is asked for, for an actor."""
+        return {"num_cpus": self.cpus, "num_gpus": self.gpus, "scheduling_strategy": "SPREAD"}
 
     def cores(self, node: str, usable: list[int], place: int) -> list[int]:
         """The cores of the worker in a node's place number `place`, of those that can be used there."""

@@ -31,6 +31,9 @@ class RayFlags(CollectFlags):
     round_timeout_s: float = flag(
         1800.0, "a round or a simulator's start that takes longer is given to another worker", unit="s", group="Ray"
     )
+    check_cluster: bool = flag(
+        False, "see whether the workers are alike, apart, and see the same disk; no dataset", group="Ray"
+    )
     gather: bool = flag(
         False, "--data_root is on each node's own disk: bring the episodes to this machine", group="Ray"
     )

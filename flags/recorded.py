@@ -59,6 +59,11 @@ def camera_rows(cameras: tuple[CameraCfg, ...]) -> list[dict[str, Any]]:
 
 def versions(env: CameraEnv) -> dict[str, Any]:
     """What makes the episodes, as metadata.json has it."""
+    return {**package_versions(), **env.describe()}
+
+
+def package_versions() -> dict[str, str]:
+    """Of what episodes depend on, whatever simulates."""
     return {
         **project_versions(Path(__file__).parent.parent),
         "python": platform.python_version(),
@@ -66,7 +71,6 @@ def versions(env: CameraEnv) -> dict[str, Any]:
         "numpy": np.__version__,
         "h5py": h5py.__version__,
         "av": av.__version__,
-        **env.describe(),
     }
 
 

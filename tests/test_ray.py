@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from test_resume import assert_same_content
 
 import collect_on_ray
 import collect_tiled_with_checkpoint as collector
+from cluster.check import Findings, checks
+from cluster.devices import egl_index
+from cluster.rounds import Rounds
+from cluster.shares import share
+from flags import FlagError
+from simulators import SimulatorError
 from vpl.checks import validate
 from vpl_dataset import episode_folders
 
@@ -177,6 +184,75 @@ def test_episodes_are_brought_into_an_object_store_and_completed_there(tmp_path,
     assert validate(tmp_path / "fetched") == []
 
 
+def test_cluster_is_checked(tmp_path):
+    output, _ = run_on_ray(tmp_path, *FLAGS, "--check_cluster")
+    assert [line.split()[:2] for line in output.splitlines()[-5:]] == [
+        ["ok", name] for name in ("versions", "policy", "GPUs", "storage", "clocks")
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_that_differ_share_a_gpu_or_see_another_disk_are_told():
+    one = Findings("a", 8, {"torch": "2.9"}, {"sha256": "1"}, ("uuid",), "H200", "3", token="word")
+    other = replace(one, host="b", versions={"torch": "2.8"}, policy={"sha256": "2"}, token="", off_s=-90.0)
+    assert all(check.passed for check in checks([one, replace(one, gpus=("another",))], "word", 1, shared=True))
+    found = checks([one, other], "word", 1, shared=True)
+    assert [check.passed for check in found] == [False] * 5
+    figures = " ".join(check.figure for check in found)
+    for words in ("torch differ", "another one on b", "1 for 2 workers", "seen by 1 of 2", "90.000 s off, on b"):
+        assert words in figures
+    assert checks([one, other], "word", 1, shared=False)[3].passed
+
+
 def test_collecting_without_ray_does_not_import_it():
     code = "import sys, collect_tiled_with_checkpoint, collect_on_ray; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=TESTS.parent)
+
+
+def test_gpus_are_found_among_egls_devices_by_their_uuids():
+    assert egl_index("b", ["a", "b", ""]) == 1
+    assert egl_index("b", [""]) == 0
+    with pytest.raises(SimulatorError, match="none of EGL's 2 devices says that it is this worker's GPU, b"):
+        egl_index("b", ["a", ""])
+
+
+def test_each_worker_has_its_share_of_a_node():
+    shares = share({"a": {"CPU": 64, "GPU": 4}, "b": {"CPU": 8}}, None, 1, 100)
+    assert (shares.workers, shares.slots) == (4, {"a": 4, "b": 0})
+    usable = [*range(64)]
+    assert [shares.cores("a", usable, place)[0] for place in range(4)] == [0, 16, 32, 48]
+    assert share({"a": {"CPU": 3}, "b": {"CPU": 3}}, 3, 0, 100).cpus == 1
+    assert share({"a": {"CPU": 64}}, None, 0, 5).workers == 5
+    for arguments, words in (((8, 0.5, 9), "has 2 GPUs, which is room for 4"), ((8, 0, 9), "has 4 CPU cores")):
+        with pytest.raises(FlagError, match=words):
+            share({"a": {"CPU": 4, "GPU": 2}}, *arguments)
+
+
+def test_round_goes_to_a_worker_that_has_not_failed_at_it_and_is_left_out_in_the_end():
+    rounds = Rounds([0, 1], attempts=3)
+    assert rounds.take(0, {0, 1}) == 0
+    rounds.fail(0, 0, "first")
+    assert [rounds.take(0, {0, 1}), rounds.take(0, {0, 1}), rounds.take(1, {0, 1})] == [1, None, 0]
+    rounds.fail(0, 1, "second")
+    assert rounds.take(0, {0}) == 0
+    rounds.fail(0, 0, "third")
+    assert rounds.failed == {0: "third"} and not len(rounds)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--steps 0", ["--steps", "0"]),
+        ("--attempts 0", ["--attempts", "0"]),
+        ("--round_timeout_s -1", ["--round_timeout_s", "-1"]),
+        ("--gather --store s3://a", ["--gather", "--store s3://a"]),
+        ("--self_check", ["--self_check", "collect_tiled_with_checkpoint.py"]),
+        ("--data_root /proc/none", ["--data_root", "/proc/none"]),
+    ],
+)
+def test_bad_flags_are_refused_before_ray_starts(flags, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(collect_on_ray, "connect", lambda _: pytest.fail("Ray was started"))
+    with pytest.raises(SystemExit) as refusal:
+        collect_on_ray.main(["--data_root", str(tmp_path), *flags.split()])
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert refusal.value.code == 2 and all(word in error for word in words), error

@@ -1,0 +1,169 @@
+"""Whether a cluster's workers are alike, have GPUs of their own and see the same disk: --check_cluster.
+
+findings = inspect_all(actors, flags, data_root)
+print(table(checks(findings, gpus=1)))
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from checks.self_check import Check
+from cluster.devices import claim_gpu, own_uuid
+from flags.collect import CollectFlags, policy_row, prepare_unsaved
+from flags.recorded import package_versions
+
+PACKAGES = ("mujoco", "mujoco-warp", "warp-lang", "rsl-rl-lib", "ray")
+CLOCK_S = 1.0
+"""Most that clocks may differ: a run is known to live by the times of its folder."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a worker sees."""
+
+    host: str
+    cores: int
+    versions: Mapping[str, str]
+    policy: Mapping[str, Any]
+    gpus: tuple[str, ...]
+    """UUIDs of all that this process sees."""
+    gpu: str
+    """The first one's name; "": there is none."""
+    egl_device: str
+    """Number of the one that MuJoCo draws on; "": EGL's first."""
+    token: str
+    """What stands in the driver's file; "": it is not to be seen."""
+    off_s: float = 0.0
+    """By how much the clock is ahead of the driver's."""
+
+    def __str__(self) -> str:
+        gpu = f"{self.gpu} {self.gpus[0][:8]}" if self.gpus else "no GPU"
+        egl = f", EGL device {self.egl_device}" if self.egl_device else ""
+        return f"{self.host}, {self.cores} cores, {gpu}{egl}, clock {self.off_s:+.3f} s"
+
+
+class Inspector:
+    """An actor in a worker's place."""
+
+    def clock(self) -> float:
+        """Seconds since 1970."""
+        return time.time()
+
+    def inspect(self, flags: CollectFlags, folder: str, token: Path) -> Findings:
+        """Look around; `folder` is the driver's, to which paths are relative, `token` a file of the driver's.
+
+        Raises:
+            FlagError: a flag cannot be on this machine.
+            SimulatorError: EGL does not know this worker's GPU.
+        """
+        if os.path.isdir(folder):
+            os.chdir(folder)
+        claim_gpu(flags.simulator, str(flags.device))
+        job = prepare_unsaved(flags)
+        installed = {name: ".".join(map(str, _version(name))) for name in PACKAGES}
+        policy = policy_row(flags, job.policy, job.labeller)
+        return Findings(
+            host=os.uname().nodename,
+            cores=len(os.sched_getaffinity(0)),
+            versions={**package_versions(), **{name: version for name, version in installed.items() if version}},
+            policy={name: value for name, value in policy.items() if name != "path"},
+            gpus=tuple(own_uuid(index) for index in range(torch.cuda.device_count())),
+            gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "",
+            egl_device=os.environ.get("MUJOCO_EGL_DEVICE_ID", ""),
+            token=token.read_text() if token.exists() else "",
+        )
+
+
+def _version(package: str) -> list[str]:
+    """[] of one that is not installed."""
+    return [found.version for found in importlib.metadata.distributions(name=package)][:1]
+
+
+def inspect_all(actors: list[Any], flags: CollectFlags, place: Path) -> tuple[list[Findings], str]:
+    """What all inspectors find, and what they should have read from a file in the folder `place`."""
+    import ray
+
+    place.mkdir(parents=True, exist_ok=True)
+    token = place / f".check_cluster_{secrets.token_hex(8)}"
+    token.write_text(token.name)
+    waiting = [actor.inspect.remote(flags, str(Path.cwd()), token) for actor in actors]
+    findings = [
+        Findings(**{**vars(found), "off_s": _off_s(actor)})
+        for actor, found in zip(actors, ray.get(waiting), strict=True)
+    ]
+    token.unlink()
+    return findings, token.name
+
+
+def _off_s(actor: Any) -> float:
+    import ray
+
+    before = time.time()
+    there = ray.get(actor.clock.remote())
+    return there - (before + time.time()) / 2
+
+
+def checks(findings: list[Findings], token: str, gpus: float, shared: bool) -> list[Check]:
+    """One line each.
+
+    Args:
+        findings: of all workers.
+        token: what they should have read.
+        gpus: that each is to have.
+        shared: whether they are to write into the same folder.
+    """
+    first = findings[0]
+    unlike = {
+        name
+        for f in findings
+        for name in {*first.versions, *f.versions}
+        if f.versions.get(name) != first.versions.get(name)
+    }
+    different = [f.host for f in findings if f.policy != first.policy]
+    seen = [uuid for f in findings for uuid in f.gpus]
+    apart = gpus < 1 or (len(set(seen)) == len(seen) and all(len(f.gpus) == int(gpus) for f in findings))
+    blind = [f.host for f in findings if f.token != token]
+    off = max(findings, key=lambda f: abs(f.off_s))
+    return [
+        Check(
+            "versions",
+            not unlike,
+            "all alike" if not unlike else f"{', '.join(sorted(unlike))} differ",
+            "install the same everywhere, or use the same image",
+        ),
+        Check(
+            "policy",
+            not different,
+            "the same everywhere" if not different else f"another one on {', '.join(different)}",
+            "copy the same file to all nodes, or give a path that all see",
+        ),
+        Check(
+            "GPUs",
+            apart,
+            f"{len(set(seen))} for {len(findings)} workers",
+            "give each worker one of its own; Ray counts them by `ray start --num-gpus`",
+        ),
+        Check(
+            "storage",
+            not blind or not shared,
+            f"seen by {len(findings) - len(blind)} of {len(findings)} workers",
+            "give a --data_root that all nodes see, or --gather, or --store",
+            judged=shared,
+        ),
+        Check(
+            "clocks",
+            abs(off.off_s) < CLOCK_S,
+            f"at most {abs(off.off_s):.3f} s off, on {off.host} (limit {CLOCK_S:g})",
+            "let NTP set the clocks",
+        ),
+    ]
