@@ -168,6 +168,7 @@ def main(argv: list[str] | None = None) -> int:
         lambda: collect_on_ray(parse_resumable(RayFlags, argv, __doc__)),
         SaverError,
         SimulatorError,
+        OSError,
         interrupted="left at once: the episodes published so far are whole",
     )
 

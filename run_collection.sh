@@ -85,6 +85,17 @@ supervise() {  # COMMAND...
   return "$code"
 }
 
+# Whether workers side by side, which take some seconds to start, are sooner done than one program. OpenGL without a GPU
+# hardly gains from a second core; a GPU draws fast enough for one.
+several_pay() {
+  local simulator envs rounds steps
+  simulator=$(value_of --simulator) envs=$(value_of --num_envs) rounds=$(value_of --num_episodes) steps=$(value_of --steps)
+  [[ ${RAY:-1} != 0 && ${simulator:-auto} =~ ^(auto|mujoco)$ && " ${args[*]} " != *" --self_check "* ]] || return
+  ! command -v nvidia-smi >/dev/null && (( $(nproc) > 1 )) || return
+  [[ ${envs:-20}${rounds:-2}${steps:-60} =~ ^[0-9]+$ ]] || return   # the collector says what is wrong
+  (( 10#${rounds:-2} > 1 && 10#${envs:-20} * 10#${rounds:-2} * 10#${steps:-60} >= 2000 ))
+}
+
 # Each of these leaves the collector's exit code in `code`
 in_exec() {
   local problem stage checkpoint agent_yaml overrides
@@ -228,7 +239,13 @@ case $mode in
   run) in_run ;;
   embedded)
     venv=$("$project/setup_venv.sh")
-    exec "$venv/bin/python" "$project/collect_tiled_with_checkpoint.py" "${args[@]}"
+    script=collect_tiled_with_checkpoint.py
+    if several_pay; then
+      script=collect_on_ray.py
+      args=(--address local "${args[@]}")
+      say "a worker on each of $(nproc) cores, which draw faster than one program (RAY=0: one program)"
+    fi
+    exec "$venv/bin/python" "$project/$script" "${args[@]}"
     ;;
   *) fail "--in must be exec, run or embedded, got '$mode'" ;;
 esac

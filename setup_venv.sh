@@ -9,7 +9,7 @@ project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
 python=$(command -v "${PYTHON:-python3}" || true)
 [[ $python != */* ]] || python=$(realpath -s "$python")
-requirement=.${extra:+[$extra]}
+requirement=.[ray${extra:+,$extra}]   # run_collection.sh collects on several cores with Ray
 
 say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }

@@ -53,7 +53,6 @@ always whole.
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -131,11 +130,8 @@ class VPLSaver(Recorder):
 
     def _submit(self, *batch: Any) -> None:
         super()._submit(*batch)
-        if time.monotonic() > self._catalog.metadata_due:
-            try:
-                self.write_metadata()
-            except OSError as error:
-                raise self._catalog.failure(error) from error
+        self._tell_catalog()
+        self._catalog.keep_up()
 
     def _leave(self) -> None:
         self._tell_catalog()

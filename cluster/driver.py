@@ -168,8 +168,8 @@ class Driver:
                     yield worker, worker.present
             for worker in [worker for worker in self.workers if self._is_overdue(worker)]:
                 self._fail(worker, f"no answer within --round_timeout_s {self._settings.timeout_s:g} ({worker.doing})")
-            if self.catalog and time.monotonic() > self.catalog.metadata_due:
-                self.catalog.write_metadata()
+            if self.catalog:
+                self.catalog.keep_up()
             yield None
 
     def stop(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from flags import FlagError
 
-CORES_PER_WORKER = 2
+CORES_PER_WORKER = 1
 """Of a worker without a GPU: MuJoCo's OpenGL on the CPU gains little from more in one process."""
 
 

@@ -22,6 +22,7 @@ from evaluate_policy import EvaluateFlags
 from flags import default_text, described
 from flags.cameras import CameraFlags
 from flags.collect import CollectFlags
+from flags.on_ray import RayFlags
 from replay_episode import ReplayFlags
 from simulators.recorded import recorded_columns
 from simulators.scene import JOINT_NAMES
@@ -81,6 +82,7 @@ def tables() -> dict[str, str]:
     cameras = [field.name for field in fields(CameraFlags)]
     return {
         "collect_tiled_with_checkpoint.py": flags_table(CollectFlags),
+        "collect_on_ray.py": flags_table(RayFlags, without=[field.name for field in fields(CollectFlags)]),
         "train_policy.py": flags_table(TrainFlags),
         "replay_episode.py": flags_table(ReplayFlags, without=cameras),
         "vpl_export.py": flags_table(ExportFlags),

@@ -42,8 +42,7 @@ class Catalog:
         """A row for each episode that this run left out: episode_index, round, env_index, step and reason."""
         self.writer_wait_s = 0.0
         """Seconds that the simulation waited for the writers."""
-        self.metadata_due = 0.0
-        """When, by the monotonic clock, metadata.json may be replaced again."""
+        self._metadata_due = 0.0
         cfg.root.mkdir(parents=True, exist_ok=resume)
         with ExitStack() as undo, beginning(cfg.root):
             if not resume:
@@ -89,7 +88,19 @@ class Catalog:
             os.fsync(file.fileno())
         temporary.replace(self.cfg.root / "metadata.json")
         # at most 1 % of the time: it is derived, and the end completes it
-        self.metadata_due = time.monotonic() + max(1.0, 100 * (time.monotonic() - start))
+        self._metadata_due = time.monotonic() + max(1.0, 100 * (time.monotonic() - start))
+
+    def keep_up(self) -> None:
+        """`write_metadata` if it is time for that.
+
+        Raises:
+            SaverError: it failed.
+        """
+        if time.monotonic() > self._metadata_due:
+            try:
+                self.write_metadata()
+            except OSError as error:
+                raise self._failure(error) from error
 
     def read_missing_rows(self) -> None:
         """Add the rows of published episodes that `episodes` lacks.
@@ -126,12 +137,11 @@ class Catalog:
             self.read_missing_rows()
             self.write_metadata()
         except OSError as error:
-            raise self.failure(error) from error
+            raise self._failure(error) from error
         finally:
             self._claim.release()
 
-    def failure(self, error: Exception) -> SaverError:
-        """What to say of it."""
+    def _failure(self, error: Exception) -> SaverError:
         return failure(self.cfg.root, self.folder, error)
 
 

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Submits a collection to a running Ray cluster; flags go to collect_on_ray.py:
+#   examples/cluster/submit.sh http://head:8265 --data_root /shared/data --num_envs 256 --num_episodes 40
+# --data_root must be a path that all nodes see, or give --gather or --store. `ray job stop` ends it as Ctrl-C does.
+set -euo pipefail
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+address=${1:?the address of the cluster\'s dashboard, such as http://head:8265}
+shift
+# the project travels to the nodes, but for what they need not: Ray takes at most 100 MiB
+excludes='{"excludes": [".git", ".venv*", "benchmarks", "docs", "runs", "tests", "vpl_tiled"]}'
+exec ray job submit --address "$address" --working-dir "$project" --runtime-env-json "$excludes" -- \
+  python collect_on_ray.py "$@"
