@@ -267,7 +267,7 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 
 def open_saver(job: Job, env: CameraEnv) -> VPLSaver:
     """The saver of a new dataset, or of the one to resume."""
-    return at_its_place(job.flags, lambda root, resume: VPLSaver(dataset_cfg(job, env, root), resume))
+    return at_its_place(job.flags, lambda root, resume: VPLSaver(dataset_cfg(job, env, root), resume=resume))
 
 
 def at_its_place(flags: CollectFlags, make: Callable[[Path, bool], Made]) -> Made:
