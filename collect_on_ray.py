@@ -268,6 +268,7 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
     here: dict[str, Any] = {}
     if address == "local":
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
+        os.environ.setdefault("RAY_worker_niceness", "0")  # workers are what this machine is to do
         here = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     # workers say nothing by themselves: what is to be known of them comes back to the driver
     with as_flag_error(ConnectionError):
