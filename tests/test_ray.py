@@ -256,3 +256,12 @@ def test_bad_flags_are_refused_before_ray_starts(flags, words, tmp_path, monkeyp
         collect_on_ray.main(["--data_root", str(tmp_path), *flags.split()])
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert refusal.value.code == 2 and all(word in error for word in words), error
+
+
+def test_dataset_in_the_folder_of_a_job_is_refused(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runtime_resources" / "working_dir_files"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    with pytest.raises(SystemExit):
+        collect_on_ray.main([])
+    assert "--data_root vpl_tiled would lie in the job's working folder" in capsys.readouterr().err
