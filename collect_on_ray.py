@@ -1,7 +1,7 @@
 """Collect what collect_tiled_with_checkpoint.py does, its rounds spread over the GPUs and machines of a Ray cluster.
 
     python collect_on_ray.py --num_envs 256 --num_episodes 40 --enable_wrist_camera       # all GPUs of this machine
-    ray job submit --address http://head:8265 --working-dir . -- python collect_on_ray.py --data_root /shared/data
+    examples/cluster/submit.sh http://head:8265 --data_root /shared/data                  # on a cluster that runs
 
 Episodes, their numbers and their bytes are those of one machine with the same flags. Each worker has a GPU, or some
 cores, and a simulator that stays booted; it collects one round after the other and publishes the episodes by itself.

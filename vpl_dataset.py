@@ -21,7 +21,7 @@ from typing import Any
 
 from flags import FlagError, as_flag_error, exit_code, flag, parse_command, positional, required
 from vpl.checks import validate
-from vpl.files import check_outside, exit_on_stop_signals, published, run
+from vpl.files import check_outside, exit_on_stop_signals, published, read_json, run
 from vpl.index import index
 from vpl.listing import all_episode_folders, final_value, without_damaged
 from vpl.merge import merge
@@ -34,6 +34,10 @@ __all__ = ["Episode", "episode_folders", "iter_episodes", "load_episode", "valid
 """What programs that read a dataset import."""
 
 
+MANY = 2000
+"""Episodes, of which `info` prints the totals only."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DatasetFlags:
     """What every command but merge is given."""
@@ -42,10 +46,18 @@ class DatasetFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InfoFlags(DatasetFlags):
+    """Of `info`."""
+
+    all: bool = flag(False, "open every episode, however many there are")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValidateFlags(DatasetFlags):
     """Of `validate`."""
 
     json: bool = flag(False, "print the problems as JSON")
+    sample: int | None = flag(None, "check this many episodes and the list of all", default_says="all")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +159,23 @@ def main(argv: list[str] | None = None) -> int:
     return exit_code(work, KeyError, OSError)
 
 
-def run_info(flags: DatasetFlags) -> int:
+def info_of_many(dataset: Path, rows: list[dict[str, Any]]) -> None:
+    """Print the totals of what metadata.json lists, and what its first episode says of all."""
+    frames, successes = sum(row["num_frames"] for row in rows), sum(row.get("success", False) for row in rows)
+    with load_episode(dataset / rows[0]["path"]) as first:
+        attrs, (height, width) = first.attrs, first["color"].shape[2:4]
+        rate = f", {successes} successful ({successes / len(rows):.1%})" if "success" in rows[0] else ""
+        seconds = frames * attrs["step_dt"] * attrs["video_interval"]
+        print(f"{len(rows)} episodes{rate}; {frames} rows, {seconds:.0f} s; {attrs['task']} on {attrs['simulator']}")
+        print(f"cameras {', '.join(first.camera_names)} at {width}x{height}, {attrs['fps']:g} frames/s")
+    print(f"as metadata.json lists them, since there are more than {MANY}; --all opens each and prints a row")
+
+
+def run_info(flags: InfoFlags) -> int:
+    path = flags.dataset / "metadata.json"
+    if not flags.all and path.is_file() and len(rows := read_json(path).get("episodes", [])) > MANY:
+        info_of_many(flags.dataset, rows)
+        return 0
     found = episode_folders(flags.dataset)
     if whole := without_damaged(found):
         info(whole)
@@ -157,12 +185,13 @@ def run_info(flags: DatasetFlags) -> int:
 
 
 def run_validate(flags: ValidateFlags) -> int:
-    problems = validate(flags.dataset)
+    problems = validate(flags.dataset, flags.sample)
     if flags.json:
         print(json.dumps([asdict(problem) for problem in problems], indent=1))
     else:
         lines = [str(problem) for problem in problems]
-        print("\n".join(lines) or f"{len(all_episode_folders(flags.dataset))} episodes, no problems")
+        checked = "" if flags.sample is None else f"{flags.sample} of "
+        print("\n".join(lines) or f"{checked}{len(all_episode_folders(flags.dataset))} episodes, no problems")
     return 1 if problems else 0
 
 
@@ -232,7 +261,7 @@ def run_index(flags: IndexFlags) -> int:
 
 
 COMMANDS: dict[str, tuple[type, str, Callable[..., int]]] = {
-    "info": (DatasetFlags, "a table by episode and the totals", run_info),
+    "info": (InfoFlags, "a table by episode and the totals", run_info),
     "validate": (ValidateFlags, "check every episode; exit code 1 if something is wrong", run_validate),
     "view": (ViewFlags, "write report.html into the dataset: videos, curves and the tool's way, offline", run_view),
     "stats": (StatsFlags, "mean, std, range and quantiles of each column, and of the cameras' pixels", run_stats),
@@ -249,6 +278,8 @@ def check(flags: Any) -> None:
     Raises:
         FlagError: there is such a flag.
     """
+    if isinstance(flags, ValidateFlags) and flags.sample is not None and flags.sample < 1:
+        raise FlagError(f"--sample must be at least 1, got {flags.sample}")
     if isinstance(flags, ViewFlags) and flags.port is not None and not 0 <= flags.port <= 65535:
         raise FlagError(f"--port must be from 0 to 65535, got {flags.port}")
     if isinstance(flags, SplitFlags):

@@ -122,48 +122,46 @@ def checks(findings: list[Findings], token: str, gpus: float, shared: bool) -> l
         gpus: that each is to have.
         shared: whether they are to write into the same folder.
     """
-    first = findings[0]
-    unlike = {
-        name
-        for f in findings
-        for name in {*first.versions, *f.versions}
-        if f.versions.get(name) != first.versions.get(name)
-    }
-    different = [f.host for f in findings if f.policy != first.policy]
-    seen = [uuid for f in findings for uuid in f.gpus]
-    apart = gpus < 1 or (len(set(seen)) == len(seen) and all(len(f.gpus) == int(gpus) for f in findings))
-    blind = [f.host for f in findings if f.token != token]
-    off = max(findings, key=lambda f: abs(f.off_s))
     return [
-        Check(
-            "versions",
-            not unlike,
-            "all alike" if not unlike else f"{', '.join(sorted(unlike))} differ",
-            "install the same everywhere, or use the same image",
-        ),
-        Check(
-            "policy",
-            not different,
-            "the same everywhere" if not different else f"another one on {', '.join(different)}",
-            "copy the same file to all nodes, or give a path that all see",
-        ),
-        Check(
-            "GPUs",
-            apart,
-            f"{len(set(seen))} for {len(findings)} workers",
-            "give each worker one of its own; Ray counts them by `ray start --num-gpus`",
-        ),
-        Check(
-            "storage",
-            not blind or not shared,
-            f"seen by {len(findings) - len(blind)} of {len(findings)} workers",
-            "give a --data_root that all nodes see, or --gather, or --store",
-            judged=shared,
-        ),
-        Check(
-            "clocks",
-            abs(off.off_s) < CLOCK_S,
-            f"at most {abs(off.off_s):.3f} s off, on {off.host} (limit {CLOCK_S:g})",
-            "let NTP set the clocks",
-        ),
+        _alike(findings),
+        _policy(findings),
+        _gpus(findings, gpus),
+        _storage(findings, token, shared),
+        _clocks(findings),
     ]
+
+
+def _alike(findings: list[Findings]) -> Check:
+    versions = [found.versions for found in findings]
+    names = sorted({name for of_one in versions for name in of_one})
+    unlike = [name for name in names if len({of_one.get(name) for of_one in versions}) > 1]
+    figure = f"{', '.join(unlike)} differ" if unlike else "all alike"
+    return Check("versions", not unlike, figure, "install the same everywhere, or use the same image")
+
+
+def _policy(findings: list[Findings]) -> Check:
+    others = [found.host for found in findings if found.policy != findings[0].policy]
+    figure = f"another one on {', '.join(others)}" if others else "the same everywhere"
+    return Check("policy", not others, figure, "copy the same file to all nodes, or give a path that all see")
+
+
+def _gpus(findings: list[Findings], gpus: float) -> Check:
+    seen = [uuid for found in findings for uuid in found.gpus]
+    apart = len(set(seen)) == len(seen) and all(len(found.gpus) == int(gpus) for found in findings)
+    figure = f"{len(set(seen))} for {len(findings)} workers"
+    return Check(
+        "GPUs", apart or gpus < 1, figure, "give each worker its own: ray start --num-gpus says how many there are"
+    )
+
+
+def _storage(findings: list[Findings], token: str, shared: bool) -> Check:
+    seeing = sum(found.token == token for found in findings)
+    figure = f"seen by {seeing} of {len(findings)} workers"
+    remedy = "give a --data_root that all nodes see, or --gather, or --store"
+    return Check("storage", seeing == len(findings) or not shared, figure, remedy, judged=shared)
+
+
+def _clocks(findings: list[Findings]) -> Check:
+    worst = max(findings, key=lambda found: abs(found.off_s))
+    figure = f"at most {abs(worst.off_s):.3f} s off, on {worst.host} (limit {CLOCK_S:g})"
+    return Check("clocks", abs(worst.off_s) < CLOCK_S, figure, "let NTP set the clocks")

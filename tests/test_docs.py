@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import tables
 import train_student
 
+import collect_on_ray
 import collect_tiled_with_checkpoint
 import evaluate_policy
 import replay_episode
@@ -32,6 +33,7 @@ from policies.controls import Random
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")
 SCRIPTS = {
+    "collect_on_ray.py": collect_on_ray,
     "collect_tiled_with_checkpoint.py": collect_tiled_with_checkpoint,
     "evaluate_policy.py": evaluate_policy,
     "examples/train_student.py": train_student,
@@ -46,7 +48,7 @@ DOCKERFILE = PROJECT / "isaaclab-tiledcam-starter" / "Dockerfile1.isaaclab-ray"
 ISAAC_LAB_TRAIN = "isaaclab/scripts/reinforcement_learning/rsl_rl/train.py"
 FOREIGN_FLAGS = {
     *("--no-install-recommends", "--gpus", "--init", "--name", "--shm-size", "--target"),  # apt-get's and docker's
-    *("--runtime", "--head", "--no-wait", "--entrypoint-num-gpus"),  # nvidia-ctk's and Ray's
+    "--runtime",  # nvidia-ctk's
 }
 
 
@@ -88,6 +90,7 @@ def parsing_only(monkeypatch, tmp_path):
         raise Parsed
 
     monkeypatch.setattr(collect_tiled_with_checkpoint, "collect_dataset", stop)
+    monkeypatch.setattr(collect_on_ray, "collect_on_ray", stop)
     monkeypatch.setattr(collect_flags, "load_policy", lambda *_args, **_flags: Random())
     monkeypatch.setattr(collect_flags, "load", lambda _spec: Random())
     monkeypatch.setattr(evaluate_policy, "evaluate_one", stop)
@@ -158,8 +161,15 @@ def test_commands_in_the_documents_parse(document, parsing_only):
                 subprocess.run([PROJECT / words[0], "--help"], check=True, capture_output=True)
             else:
                 check_script("collect_tiled_with_checkpoint.py", arguments)
+        elif words[0] == "kubectl":
+            assert (PROJECT / words[words.index("-f") + 1]).is_file()
+        elif words[0] == "sbatch":
+            assert (PROJECT / words[1]).is_file()
+            check_script("collect_on_ray.py", words[2:])
         else:
             assert (PROJECT / words[0]).is_file() and words[0].startswith("./"), command
+            if words[0].endswith("submit.sh"):
+                check_script("collect_on_ray.py", words[2:])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -252,6 +252,15 @@ def test_merge_takes_files_by_their_names_and_writes_over_none(two, tmp_path):
     assert [path.name for path in merged.parent.iterdir()] == ["episode_000.mp4"]
 
 
+def test_info_of_many_episodes_is_what_metadata_says_of_them(two, monkeypatch, capsys):
+    monkeypatch.setattr(vpl_dataset, "MANY", 1)
+    assert vpl_dataset.main(["info", str(two[0])]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 episodes, ") and "episode_000" not in said and "--all" in said
+    assert vpl_dataset.main(["info", str(two[0]), "--all"]) == 0
+    assert "episode_000" in capsys.readouterr().out
+
+
 def test_what_was_merged_before_merges_again(two, tmp_path):
     once, twice, copied = (tmp_path / name for name in ("once", "twice", "copied"))
     vpl_dataset.main(["merge", str(two[0]), "--output", str(once)])

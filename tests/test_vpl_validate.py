@@ -393,3 +393,10 @@ def test_file_of_another_writer_is_told_what_it_lacks(tmp_path):
         "camera_0/episode_0.mp4 is missing",
     ):
         assert any(words in problem for problem in found), found
+
+
+def test_sample_of_the_episodes_is_checked_and_the_list_of_all(copy, capsys):
+    assert vpl_dataset.main(["validate", str(copy), "--sample", "1"]) == 0
+    assert "1 of 2 episodes, no problems" in capsys.readouterr().out
+    edit_metadata(copy, lambda metadata: metadata["episodes"].pop())
+    assert [problem.reason for problem in validate(copy, sample=1)][:1] == ["is not in metadata.json"]
