@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -353,6 +354,30 @@ def test_without_docker_the_machine_itself_collects(machine):
     done = machine.call(READY, "--num_envs", "1", PATH=path)
     assert done.code == 0 and "--in embedded, because there is no docker command" in done.err
     assert machine.call(READY, "--in", "run", PATH=path).err.endswith("install Docker Engine\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cores", "script"),
+    [
+        ("", 8, "collect_on_ray.py"),
+        ("--simulator mujoco --num_envs 100", 2, "collect_on_ray.py"),
+        ("", 1, "collect_tiled_with_checkpoint.py"),
+        ("--num_envs 4", 8, "collect_tiled_with_checkpoint.py"),
+        ("--num_episodes 1 --num_envs 100", 8, "collect_tiled_with_checkpoint.py"),
+        ("--self_check --num_envs 100", 8, "collect_tiled_with_checkpoint.py"),
+        ("--simulator mujoco_warp --num_envs 100", 8, "collect_tiled_with_checkpoint.py"),
+        ("--num_envs many", 8, "collect_tiled_with_checkpoint.py"),
+    ],
+)
+def test_several_cores_without_a_gpu_get_a_worker_each_where_it_pays(machine, arguments, cores, script):
+    if shutil.which("nvidia-smi", path=os.environ["PATH"]):
+        pytest.skip("this machine has a GPU")
+    (machine.tools / "nvidia-smi").unlink()
+    write_script(machine.tools / "nproc", f"echo {cores}")
+    assert machine.call(READY, "--in", "embedded", *arguments.split()).code == 0
+    assert Path(machine.collector()["words"][0]).name == script
+    machine.call(READY, "--in", "embedded", *arguments.split(), RAY="0")
+    assert Path(machine.collector()["words"][0]).name == "collect_tiled_with_checkpoint.py"
 
 
 @pytest.mark.parametrize("mode", ["exec", "run", "embedded"])
