@@ -114,7 +114,9 @@ def one_trial(trial: int, seed: int, place: Path, whole: dict[str, str], most_s:
             resumed = (ON_RAY, ON_ONE)[trial // len(FAULTS) % 2]
             more = ["--workers", "2", "--address", "local"] if resumed == ON_RAY else []
             subprocess.run([sys.executable, resumed, "--resume", str(dataset), *more], check=True, capture_output=True)
-        complete = digests(dataset) == whole and not (dataset / ".partial").exists()
+        complete = digests(dataset)
+        wrong = sorted(name for name in {*whole, *complete} if whole.get(name) != complete.get(name))
+        wrong += [".partial"] if (dataset / ".partial").exists() else []
     given_up = [line for line in output.splitlines() if line.startswith(("given up", "missing", "error"))]
     return {
         "trial": trial,
@@ -125,7 +127,8 @@ def one_trial(trial: int, seed: int, place: Path, whole: dict[str, str], most_s:
         "episodes": len({name.split("/")[0] for name in found}),
         "said": given_up,
         "resumed": Path(resumed).name,
-        "good": complete and not half,
+        "wrong": [*half, *wrong],
+        "good": not half and not wrong,
     }
 
 
@@ -166,7 +169,7 @@ def two_nodes() -> Iterator[Any]:
     """Two nodes of a core each on this machine."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     yield cluster

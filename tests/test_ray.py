@@ -130,7 +130,7 @@ def two_nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """Two nodes of one core each on this machine, whose workers find the faulty policy."""
     monkeypatch.setenv("PYTHONPATH", str(TESTS))
     monkeypatch.setenv("SLOW_S", "0.2")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     yield cluster
