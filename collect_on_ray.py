@@ -13,6 +13,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -45,6 +46,7 @@ from collect_tiled_with_checkpoint import (
 from flags import FlagError, as_flag_error, exit_code
 from flags.collect import CollectFlags, parse_resumable, prepare_unsaved
 from flags.on_ray import RayFlags, check, cluster_address
+from flags.recorded import read_resumable
 from simulators import SIMULATORS, SimulatorError, load
 from vpl.catalog import Catalog
 from vpl.episode import DatasetCfg, SaverError
@@ -74,11 +76,12 @@ class RoundCollector:
         cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
         return Place(context.get_node_id(), os.uname().nodename, os.getpid(), cores)
 
-    def boot(self, flags: CollectFlags, folder: str, cores: list[int]) -> Booted:
+    def boot(self, flags: CollectFlags, recorded: dict[str, Any], folder: str, cores: list[int]) -> Booted:
         """Start the simulator.
 
         Args:
             flags: the collector's.
+            recorded: metadata.json of the dataset to resume but for its episodes; {}: there is none.
             folder: the driver's, to which paths are relative.
             cores: those to use.
 
@@ -94,7 +97,7 @@ class RoundCollector:
         if os.path.isdir(folder):
             os.chdir(folder)
         device = claim_gpu(flags.simulator, str(flags.device))
-        self._job = prepare_unsaved(flags)
+        self._job = prepare_unsaved(flags, recorded)
         mine = replace(self._job, flags=replace(self._job.flags, device=device))
         self._env = load(flags.simulator, simulator_cfg(mine))
         check_fit(self._job, self._env)
@@ -243,11 +246,12 @@ def spread(flags: RayFlags, job_flags: CollectFlags, kind: type[DriverKind]) -> 
     from cluster.driver import Settings
 
     if flags.store:
-        with as_flag_error(ImportError, ValueError, OSError):
+        with as_flag_error(ImportError, ValueError, OSError, about=f"--store {flags.store}"):
             ObjectStore(flags.store).paths()
     with joined(flags, job_flags) as shares:
         actor = ray.remote(RoundCollector).options(**shares.options())
-        settings = Settings(job_flags, shares, flags.attempts, flags.round_timeout_s)
+        recorded = {**read_resumable(flags.resume), "episodes": []} if flags.resume else {}
+        settings = Settings(job_flags, recorded, shares, flags.attempts, flags.round_timeout_s)
         driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted))
         with closing(driver):
             yield driver
@@ -270,8 +274,12 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to Ray's makers
         os.environ.setdefault("RAY_worker_niceness", "0")  # workers are what this machine is to do
         here = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
+    host, _, port = address.rpartition(":")
+    with as_flag_error(OSError, about=f"--address {address}: no cluster answers"):
+        if port.isdecimal():  # Ray would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
     # workers say nothing by themselves: what is to be known of them comes back to the driver
-    with as_flag_error(ConnectionError):
+    with as_flag_error(ConnectionError, about=f"--address {address}"):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 

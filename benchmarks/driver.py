@@ -51,7 +51,7 @@ class IdleWorker:
     def place(self) -> Place:
         return Place(ray.get_runtime_context().get_node_id(), os.uname().nodename, os.getpid(), [0])
 
-    def boot(self, flags: CollectFlags, folder: str, cores: list[int]) -> Booted:
+    def boot(self, flags: CollectFlags, recorded: Any, folder: str, cores: list[int]) -> Booted:
         self._num_envs = flags.num_envs
         metadata = {"runs": [describe_run({}, {}, {})], "checkpoint": {}, "cameras": []}
         return Booted(
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     told = CollectFlags(num_envs=flags.num_envs, num_episodes=flags.episodes // flags.num_envs)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        settings = Settings(told, Shares(flags.workers, 1, 0, {}), 3, 600)
+        settings = Settings(told, {}, Shares(flags.workers, 1, 0, {}), 3, 600)
         actor = ray.remote(IdleWorker).options(num_cpus=1)
         driver = Driver(
             settings,

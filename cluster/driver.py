@@ -83,6 +83,8 @@ class Settings:
     """What a driver is told."""
 
     flags: CollectFlags
+    recorded: Mapping[str, Any]
+    """metadata.json of the dataset to resume but for its episodes; {}: there is none."""
     shares: Shares
     attempts: int
     timeout_s: float
@@ -234,7 +236,7 @@ class Driver:
         taken = {other.seat for other in self.workers if other.place and other.place.node == place.node}
         worker.place, worker.seat = place, min({*range(len(taken) + 1)} - taken)
         cores = self._settings.shares.cores(place.node, place.cores, worker.seat)
-        self._do(worker, "boot", self.flags, str(Path.cwd()), cores)
+        self._do(worker, "boot", self.flags, self._settings.recorded, str(Path.cwd()), cores)
 
     def _booted(self, worker: Worker, booted: Booted) -> None:
         cfg, run = booted.cfg, booted.cfg.run

@@ -9,7 +9,8 @@ from typing import Any
 from flags import FlagError
 
 CORES_PER_WORKER = 1
-"""Of a worker without a GPU: MuJoCo's OpenGL on the CPU gains little from more in one process."""
+"""Of a worker without a GPU, where there are rounds enough: MuJoCo's OpenGL on the CPU gains little from a second core
+in one process (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ def share(nodes: Mapping[str, Mapping[str, float]], workers: int | None, gpus: f
     else:
         cores = [int(has.get("CPU", 0)) for has in nodes.values()]
         room, of_what = sum(cores), f"{sum(cores)} CPU cores"
-        cpus = max(1, room // workers) if workers else CORES_PER_WORKER
-        while cpus > 1 and sum(count // cpus for count in cores) < (workers or 1):
+        wanted = workers or max(1, min(most, room // CORES_PER_WORKER))
+        cpus = max(1, room // wanted)
+        while cpus > 1 and sum(count // cpus for count in cores) < wanted:
             cpus -= 1
         slots = {node: count // cpus for node, count in zip(nodes, cores, strict=True)}
     if workers is not None and workers > room:

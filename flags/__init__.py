@@ -119,12 +119,12 @@ def refuse(message: object) -> NoReturn:
 
 
 @contextmanager
-def as_flag_error(*kinds: type[Exception]) -> Iterator[None]:
-    """Errors of these kinds are about what the user gave."""
+def as_flag_error(*kinds: type[Exception], about: str = "") -> Iterator[None]:
+    """Errors of these kinds are `about` what the user gave, a flag and its value."""
     try:
         yield
     except kinds as error:
-        raise FlagError(str(error)) from error
+        raise FlagError(f"{about}: {error}" if about else str(error)) from error
 
 
 def exit_code(work: Callable[[], int], *failures: type[Exception], interrupted: str = "") -> int:

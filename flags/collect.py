@@ -138,8 +138,12 @@ def prepare(flags: CollectFlags) -> Job:
     return job
 
 
-def prepare_unsaved(flags: CollectFlags) -> Job:
+def prepare_unsaved(flags: CollectFlags, recorded: dict[str, Any] | None = None) -> Job:
     """`prepare`, where no dataset is to be written.
+
+    Args:
+        flags: the flags.
+        recorded: metadata.json of the dataset to resume; None: it is read.
 
     Raises:
         FlagError: there is a flag that cannot be.
@@ -153,7 +157,8 @@ def prepare_unsaved(flags: CollectFlags) -> Job:
     cameras = flags.cameras()
     num_obs, num_actions = (task.num_obs, task.num_actions) if task else (None, None)
     policy, labeller = _load_policies(flags, num_obs, num_actions)
-    recorded = read_resumable(flags.resume) if flags.resume else {}
+    if recorded is None:
+        recorded = read_resumable(flags.resume) if flags.resume else {}
     if recorded:
         check_agreement(recorded, flags, policy_row(flags, policy, labeller), camera_rows(cameras))
     return Job(flags, reason, cameras, policy, labeller, jsonable(recorded))

@@ -222,7 +222,8 @@ def test_each_worker_has_its_share_of_a_node():
     usable = [*range(64)]
     assert [shares.cores("a", usable, place)[0] for place in range(4)] == [0, 16, 32, 48]
     assert share({"a": {"CPU": 3}, "b": {"CPU": 3}}, 3, 0, 100).cpus == 1
-    assert share({"a": {"CPU": 64}}, None, 0, 5).workers == 5
+    few_rounds = share({"a": {"CPU": 64}}, None, 0, 4)
+    assert (few_rounds.workers, few_rounds.cpus) == (4, 16)
     for arguments, words in (((8, 0.5, 9), "has 2 GPUs, which is room for 4"), ((8, 0, 9), "has 4 CPU cores")):
         with pytest.raises(FlagError, match=words):
             share({"a": {"CPU": 4, "GPU": 2}}, *arguments)
@@ -252,6 +253,20 @@ def test_round_goes_to_a_worker_that_has_not_failed_at_it_and_is_left_out_in_the
 )
 def test_bad_flags_are_refused_before_ray_starts(flags, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(collect_on_ray, "connect", lambda _: pytest.fail("Ray was started"))
+    with pytest.raises(SystemExit) as refusal:
+        collect_on_ray.main(["--data_root", str(tmp_path), *flags.split()])
+    (error,) = capsys.readouterr().err.strip().splitlines()
+    assert refusal.value.code == 2 and all(word in error for word in words), error
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--address 127.0.0.1:1", ["--address 127.0.0.1:1: no cluster answers"]),
+        ("--store nowhere://a --address local", ["--store nowhere://a", "nowhere"]),
+    ],
+)
+def test_cluster_or_store_that_is_not_there_is_refused(flags, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as refusal:
         collect_on_ray.main(["--data_root", str(tmp_path), *flags.split()])
     (error,) = capsys.readouterr().err.strip().splitlines()
