@@ -126,6 +126,7 @@ class RoundCollector:
 
     def collect(self, round_index: int, rows: list[dict[str, Any]]) -> Report:
         """Simulate a round, whose episodes of `rows` are on disk; the last ones may not yet be when it returns."""
+        wait(self._on_the_way[: -self._env.num_envs])  # so that no more than a round waits on this disk
         self._recorder.episodes += rows
         collect_round(round_index, self._env, self._job, self._recorder, None, self._stop)
         return self._report({row["path"] for row in rows})

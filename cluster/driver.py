@@ -142,6 +142,7 @@ class Driver:
         self._on_disk: dict[int, list[dict[str, Any]]] = {}
         """By missing round, the rows of those of its episodes that are there."""
         self._stopping, self._leaving = False, False
+        self._last_failure = ""
         self._then: Mapping[str, Callable[[Worker, Any], None]] = {
             "place": self._placed,
             "boot": self._booted,
@@ -203,7 +204,7 @@ class Driver:
         if self.rounds is None:
             return not self._stopping
         if not self.workers:
-            self.rounds.give_up("no worker is left")
+            self.rounds.give_up(f"no worker is left; the last one was {self._last_failure}")
         waiting = bool(self.rounds) and not self._stopping
         return not self._leaving and (waiting or any(worker.rounds for worker in self.workers))
 
@@ -317,7 +318,9 @@ class Driver:
         for number in worker.rounds:
             self._give_back(number, worker, reason)
         worker.failures += 1
-        if worker.failures < self._settings.attempts or (worker.folder and len(self.workers) == 1):
+        self._last_failure = reason
+        # the last worker goes on as long as there are rounds to fail at: each is tried so often at most
+        if worker.failures < self._settings.attempts or (worker.rounds and len(self.workers) == 1):
             return self._start(worker)
         self.workers.remove(worker)
         if self.catalog is None and not self.workers:
