@@ -27,6 +27,7 @@ from collect_tiled_with_checkpoint import check_fit, collect, dataset_cfg, simul
 from flags import FlagError, exit_code, flag, parse
 from flags.cameras import CameraFlags
 from flags.collect import CollectFlags, Job, check_at_least_1, prepare, prepare_unsaved
+from flags.isaac import IsaacFlags
 from flags.recorded import dataset_name, versions
 from flags.variation import VariationFlags
 from policies.controls import Blind
@@ -42,7 +43,7 @@ Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFlags(CameraFlags, VariationFlags):
+class EvaluateFlags(CameraFlags, VariationFlags, IsaacFlags):
     """What can be told; a student brings its own cameras."""
 
     policy: tuple[str, ...] = flag((), f"what drives: {HELP}; may be given several times", metavar="KIND:PLACE")

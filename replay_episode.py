@@ -25,10 +25,12 @@ from checks.drift import compare, report_drift
 from flags import FlagError, as_flag_error, converted, exit_code, flag, parse, positional
 from flags.cameras import CameraFlags
 from flags.collect import check_at_least_1, check_seed_and_device
+from flags.isaac import abilities
 from flags.recorded import arguments, camera_rows, dataset_name, jsonable, versions
 from flags.variation import kinds_of
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cameras import CameraCfg
+from simulators.isaac.options import RENDERERS
 from simulators.recorded import with_executed
 from simulators.seeds import copy_seed
 from simulators.variation import KINDS, VariationCfg
@@ -46,6 +48,8 @@ FROM_STATE = ("success", "extrinsics")
 """Columns that are not taken from the recording: the first is not in one of version 1."""
 DRAWN_ANEW = ("looks", "light", "camera", "distractors")
 """Kinds of variation that do not change the motion."""
+OF_PLACE = ("env_spacing", "isaac_physics", "isaac_renderer")
+"""Flags of Isaac Lab that are as they were recorded."""
 KEPT = ("checkpoint", "not_recorded", "conventions", "runs", "sources")
 """What a filmed dataset's metadata.json takes over: where the motion comes from."""
 
@@ -126,7 +130,7 @@ def simulator_cfg(job: Job) -> SimulatorCfg:
         device=str(flags.device),
         light=flags.light,
         variation=VariationCfg(job.kinds),
-        options=options(job.simulator, {**drawn, "env_spacing": job.recorded["env_spacing"]}),
+        options=options(job.simulator, {**drawn, **{k: v for k, v in job.recorded.items() if k in OF_PLACE}}),
     )
 
 
@@ -319,9 +323,10 @@ def prepare(argv: list[str] | None) -> Job:
         raise FlagError(f"--light must be from 0.05 to 10, got {flags.light}")
     with as_flag_error(ValueError):
         simulator = resolve(flags.simulator or metadata["simulator"])
-    flags = replace(flags, simulator=simulator, device=flags.device or SIMULATORS[simulator].device)
+    able = abilities(simulator, metadata["task"], metadata["arguments"].get("isaac_renderer", RENDERERS[0]))
+    flags = replace(flags, simulator=simulator, device=flags.device or able.device)
     check_seed_and_device(metadata["arguments"]["seed"], simulator, str(flags.device))
-    flags.check(simulator)
+    flags.check(able)
     check_at_least_1(flags, "copies")
     kinds = kinds_to_film(flags, metadata, whole)
     return Job(flags, simulator, flags.cameras(), metadata, whole, len(whole) == len(folders), single, kinds)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from flags import FlagError, as_flag_error, flag
+from flags.isaac import Abilities
 from simulators.cameras import CameraCfg
 from vpl.columns import STREAMS
 
@@ -83,8 +84,8 @@ class CameraFlags:
             raise FlagError(f"--streams {self.streams}: the videos are made of color; give color,{self.streams}")
         return tuple(name for name in STREAMS if name in named)
 
-    def check(self, simulator: str) -> None:
-        """Refuse sizes that no camera can have, and what `simulator` cannot draw.
+    def check(self, able: Abilities) -> None:
+        """Refuse sizes that no camera can have, and what the simulator cannot draw.
 
         Raises:
             FlagError: there is such a flag.
@@ -100,10 +101,11 @@ class CameraFlags:
                 raise FlagError(f"--{name} must be from 1 to 170 degrees, got {getattr(self, name)}")
         if self.samples_per_pixel not in (1, 4, 9, 16):
             raise FlagError(f"--samples_per_pixel must be 1, 4, 9 or 16, got {self.samples_per_pixel}")
-        if (self.samples_per_pixel > 1 or self.shadows) and simulator != "mujoco_warp":
-            raise FlagError(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {simulator}")
-        if len(self.stream_names()) > 1 and simulator == "isaac":
-            raise FlagError(f"--streams {self.streams}: --simulator isaac gives color only yet; leave it out")
+        if (self.samples_per_pixel > 1 or self.shadows) and able.name != "--simulator mujoco_warp":
+            raise FlagError(f"--samples_per_pixel and --shadows are of --simulator mujoco_warp, this is {able.name}")
+        if lacking := [name for name in self.stream_names() if name not in able.streams]:
+            has = ",".join(able.streams)
+            raise FlagError(f"--streams {self.streams}: {able.name} has no {lacking[0]}; give some of {has}")
         if len(self.stream_names()) > 1 and self.samples_per_pixel > 1:
             raise FlagError(
                 f"--streams {self.streams}: --samples_per_pixel {self.samples_per_pixel} would measure depth beside "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import shutil
 import tempfile
@@ -16,8 +15,9 @@ import torch
 
 from flags import FlagError, as_flag_error, flag, parse
 from flags.cameras import CameraFlags
+from flags.isaac import Abilities, IsaacFlags, abilities
 from flags.recorded import as_flags, camera_rows, check_agreement, jsonable, read_resumable
-from flags.variation import VariationFlags, default_kinds
+from flags.variation import VariationFlags
 from policies import Policy, PolicyError
 from policies.checkpoint_settings import ACTIVATIONS, CheckpointError, known_activation
 from policies.kinds import HELP, load
@@ -31,12 +31,10 @@ PROJECT = Path(__file__).parent.parent
 SHIPPED_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_franka" / "model.pt"
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
-SYSTEM_VARIABLES = {"ENABLE_CAMERAS": ("0", "1"), "HEADLESS": ("0", "1"), "LIVESTREAM": ("0", "1", "2")}
-"""What Isaac Lab's AppLauncher reads, and the values that it takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CollectFlags(CameraFlags, VariationFlags):
+class CollectFlags(CameraFlags, VariationFlags, IsaacFlags):
     """What the collector can be told."""
 
     task: str = flag("Isaac-Open-Drawer-Franka-v0", "a registered task, or your own as module:Class")
@@ -81,15 +79,6 @@ class CollectFlags(CameraFlags, VariationFlags):
         None, "complete this dataset with its recorded flags; only --num_episodes may be raised", metavar="DATASET"
     )
     self_check: bool = flag(False, "check this machine, the simulator and the checkpoint; no dataset")
-    env_spacing: float = flag(2.5, "distance between envs, which share a world", unit="m", group="Isaac Lab")
-    rerenders: int = flag(
-        3, "renders before the first picture after a reset; later ones take one", metavar="K", group="Isaac Lab"
-    )
-    rendering_mode: str | None = flag(
-        None, "AppLauncher's preset", choices=("performance", "balanced", "quality"), group="Isaac Lab"
-    )
-    kit_args: str = flag("", "arguments for Omniverse Kit, in one string", group="Isaac Lab")
-    enable_cameras: bool = flag(False, "accepted; cameras are always on", group="Isaac Lab")
 
 
 @dataclass(frozen=True)
@@ -172,13 +161,14 @@ def resolved(flags: CollectFlags) -> CollectFlags:
     """
     with as_flag_error(ValueError):
         simulator = resolve(flags.simulator)
+        able = abilities(simulator, flags.task, flags.isaac_renderer)
         flags = replace(
             flags,
             simulator=simulator,
-            device=flags.device or SIMULATORS[simulator].device,
-            randomize=flags.randomize or default_kinds(simulator),
+            device=flags.device or able.device,
+            randomize=flags.randomize or able.default_kinds,
         )
-        _check_values(flags)
+        _check_values(flags, able)
         flags.cameras()
     return flags
 
@@ -231,26 +221,14 @@ def _limit(text: str | None) -> float | None:
     return limit
 
 
-def _check_values(flags: CollectFlags) -> None:
-    counts = (
-        "num_envs",
-        "num_episodes",
-        "steps",
-        "video_interval",
-        "writer_workers",
-        "rerenders",
-        "stop_after_success",
-    )
+def _check_values(flags: CollectFlags, able: Abilities) -> None:
+    counts = ("num_envs", "num_episodes", "steps", "video_interval", "writer_workers", "stop_after_success")
     check_at_least_1(flags, *counts)
     if not (math.isfinite(flags.action_noise) and flags.action_noise >= 0):
         raise FlagError(f"--action_noise must be 0 or above, got {flags.action_noise}")
-    for name in ("action_noise", "relabel_with"):
-        if flags.simulator == "isaac" and (value := getattr(flags, name)):
-            raise FlagError(f"--{name} {value}: --simulator isaac cannot do that yet; leave it out")
-    flags.check(flags.simulator)
-    flags.check_variation(flags.simulator)
-    if not (math.isfinite(flags.env_spacing) and flags.env_spacing > 0):
-        raise FlagError(f"--env_spacing must be above 0, got {flags.env_spacing}")
+    flags.check_isaac(flags.simulator)
+    flags.check(able)
+    flags.check_variation(able)
     if flags.fps is not None and not 0.1 <= flags.fps <= 1000:
         raise FlagError(f"--fps must be from 0.1 to 1000, got {flags.fps}")
     for name in ("robot_name", "sim_or_real"):
@@ -260,9 +238,6 @@ def _check_values(flags: CollectFlags) -> None:
         raise FlagError(
             f"--video_interval {flags.video_interval} is above --steps {flags.steps}: one row per episode is left"
         )
-    for name, values in SYSTEM_VARIABLES.items():
-        if flags.simulator == "isaac" and os.environ.get(name, "0") not in values:
-            raise FlagError(f"environment variable {name} must be {' or '.join(values)}, got '{os.environ[name]}'")
     most_files = open_file_limit()  # each env has an open HDF5
     if flags.num_envs + 100 > most_files:
         raise FlagError(

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from flags import FlagError, flag
+from flags.isaac import Abilities
 from simulators.variation import DEFAULT_KINDS, KINDS, VariationCfg
 
 PoseRange = tuple[float, float, float, float]
@@ -42,22 +43,23 @@ class VariationFlags(PoseFlags):
         None,
         f"what differs between episodes: none, all, or some of {','.join(KINDS)}",
         metavar="KINDS",
-        default_says=f"{','.join(DEFAULT_KINDS)}; Isaac Lab: none",
+        default_says=f"{','.join(DEFAULT_KINDS)}, as far as the simulator can",
     )
 
     def variation(self) -> VariationCfg:
         """What the flags ask for; `randomize` must have been chosen."""
         return VariationCfg(kinds_of(self.randomize or "none"), self.pose_range)
 
-    def check_variation(self, simulator: str) -> None:
-        """Refuse what `simulator` cannot vary.
+    def check_variation(self, able: Abilities) -> None:
+        """Refuse what the simulator cannot vary.
 
         Raises:
             FlagError: it is asked for.
         """
         self.check_pose_range()
-        if kinds_of(self.randomize or "none") and simulator == "isaac":
-            raise FlagError(f"--randomize {self.randomize}: --simulator isaac varies nothing yet; give none")
+        if lacking := [kind for kind in kinds_of(self.randomize or "none") if kind not in able.kinds]:
+            has = ",".join(able.kinds) or "none"
+            raise FlagError(f"--randomize {self.randomize}: {able.name} cannot vary {lacking[0]}; give {has}")
 
 
 def kinds_of(randomize: str) -> tuple[str, ...]:
@@ -70,8 +72,3 @@ def kinds_of(randomize: str) -> tuple[str, ...]:
     if unknown := [kind for kind in named if kind not in KINDS]:
         raise FlagError(f"--randomize {randomize}: '{unknown[0]}' is unknown; give none, all, or {','.join(KINDS)}")
     return tuple(kind for kind in KINDS if kind in named)
-
-
-def default_kinds(simulator: str) -> str:
-    """What varies in `simulator` where nothing is asked for."""
-    return "none" if simulator == "isaac" else ",".join(DEFAULT_KINDS)

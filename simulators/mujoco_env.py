@@ -24,7 +24,6 @@ from simulators.scene import (
     ARM_JOINTS,
     EFFORT_LIMIT,
     JOINT_NAMES,
-    JOINT_RANGE,
     KD,
     KP,
     PHYSICS_DT,
@@ -32,8 +31,9 @@ from simulators.scene import (
     scene_hash,
 )
 from simulators.seeds import episode_rng
+from simulators.starts import Starts
 from simulators.tasks import SceneState, Task, load_task
-from simulators.variation import FLOOR, Setting, draw
+from simulators.variation import FLOOR
 from vpl.columns import STREAMS, Stream
 
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION
@@ -52,13 +52,11 @@ class MujocoEnv(ABC):
         self.device = torch.device(cfg.device)
         self.episode_length_buf = torch.zeros(cfg.num_envs, dtype=torch.long, device=self.device)
         self._last_action = torch.zeros(cfg.num_envs, self.num_actions, device=self.device)
-        self._joint_range = torch.tensor(JOINT_RANGE, dtype=torch.float32, device=self.device)
         self._drive_constants = torch.tensor([KP, KD, EFFORT_LIMIT], dtype=torch.float32, device=self.device)
         self._rng = torch.Generator(self.device)
         draws = [task.draw_friction(episode_rng(cfg.seed, i)) for i in range(cfg.num_envs)]
         self._frictions = torch.tensor(draws, dtype=torch.float64, device=self.device)
         kinds, surfaces = cfg.variation.kinds, (*task.surfaces, *FLOOR)
-        self._setting = Setting(task.movable, surfaces, cfg.cameras)
         self.model = build_model(
             task.things(), cfg.cameras, cfg.light, "looks" in kinds, surfaces if "distractors" in kinds else ()
         )
@@ -66,6 +64,7 @@ class MujocoEnv(ABC):
         ids, self._label_of_geom = segment(self.model)
         self.streams: Mapping[str, Stream] = STREAMS | {"segmentation": replace(STREAMS["segmentation"], ids=ids)}
         self._fields = ModelFields(self.model, cfg.num_envs, kinds, cfg.cameras, cfg.light)
+        self._starts = Starts(task, cfg, self._touches)
         self._info: list[Mapping[str, Any]] = [{} for _ in range(cfg.num_envs)]
         self._substeps = round(task.step_dt / PHYSICS_DT)
         task_state = [f"last_action[{self.num_actions}]", "episode_length", *task.frictions]
@@ -140,8 +139,8 @@ class MujocoEnv(ABC):
 
     def reset(self, seed: int) -> TensorDict:
         """See `CameraEnv.reset`; what varies stays in the automatic resets of `step`."""
-        start = self._draw_start(seed)
-        self._vary(self._draw_variation(seed, start))
+        start = self._starts.joint_pos(seed)
+        self._vary(self._starts.variation(seed, start))
         self._rng.manual_seed(seed % 2**63)
         self._reset_envs(torch.arange(self.num_envs, device=self.device), start)
         return self.get_observations()
@@ -168,7 +167,7 @@ class MujocoEnv(ABC):
 
     def draw_variation(self, seed: int) -> list[dict[str, Any]]:
         """See `CameraEnv.draw_variation`."""
-        return self._draw_variation(seed, self._draw_start(seed))
+        return self._starts.variation(seed, self._starts.joint_pos(seed))
 
     def intrinsics(self) -> np.ndarray:
         """See `CameraEnv.intrinsics`."""
@@ -190,9 +189,9 @@ class MujocoEnv(ABC):
             env_ids = dones.nonzero()[:, 0]
             if self.task.measures_success:
                 extras["log"] = {"success_rate": self.succeeded()[env_ids].float().mean().item()}
-            numbers = len(JOINT_NAMES) + len(self.task.joints)
-            uniform = torch.rand(len(env_ids), numbers, generator=self._rng, device=self.device) * 2 - 1
-            self._reset_envs(env_ids, self._start(uniform))
+            shape = len(env_ids), self._starts.num_joints
+            uniform = torch.rand(shape, generator=self._rng, device=self.device) * 2 - 1
+            self._reset_envs(env_ids, self._starts.at(uniform))
         else:
             self._obs = self.task.observations(self._state, self._last_action)
         return self.get_observations(), reward, dones, extras
@@ -206,27 +205,8 @@ class MujocoEnv(ABC):
             self._fields.put(env, drawn)
         self._put_fields()
 
-    def _start(self, uniform: torch.Tensor) -> torch.Tensor:
-        """Where joints start, (n, 9 + K) rad and m, from numbers in [-1, 1), (n, 9 + K)."""
-        joint_pos = self.task.initial_joint_pos(uniform)
-        joint_pos[:, : len(JOINT_NAMES)] = joint_pos[:, : len(JOINT_NAMES)].clamp(*self._joint_range.T)
-        return joint_pos
-
-    def _draw_start(self, seed: int) -> torch.Tensor:
-        """Where joints start in a round of seed `seed`, (N, 9 + K) rad and m."""
-        numbers = len(JOINT_NAMES) + len(self.task.joints)
-        uniform = np.stack([episode_rng(seed, i).uniform(-1, 1, numbers) for i in range(self.num_envs)])
-        return self._start(torch.as_tensor(uniform, dtype=torch.float32, device=self.device))
-
-    def _draw_variation(self, seed: int, start: torch.Tensor) -> list[dict[str, Any]]:
-        """Of each env, such that the robot, whose joints start at `start`, touches nothing."""
-
-        def touches_nothing(joint_pos: np.ndarray) -> Callable[[dict[str, Any]], bool]:
-            return lambda drawn: not self._fields.touches(drawn, self._model_qpos, joint_pos)
-
-        cfg, setting = self.cfg.variation, self._setting
-        positions = start.cpu().numpy()
-        return [draw(cfg, setting, seed, env, touches_nothing(positions[env])) for env in range(self.num_envs)]
+    def _touches(self, drawn: Mapping[str, Any], joint_pos: np.ndarray) -> bool:
+        return self._fields.touches(drawn, self._model_qpos, joint_pos)
 
     def _reset_envs(self, env_ids: torch.Tensor, joint_pos: torch.Tensor) -> None:
         self._reset_physics(env_ids, joint_pos)

@@ -95,6 +95,7 @@ _LINKS: dict[str, tuple[str, tuple, tuple, float, tuple, tuple]] = {
     "rightfinger": ("hand", (0, 0, 0.0584), (0, 0, 0, 1), 0.014, (0, 0.0119, 0.0238),
                     (3.65e-6, 3.49e-6, 1.08e-6, 0, 0, 4.41e-7)),
 }  # fmt: skip
+LINK_NAMES = tuple(_LINKS)
 _CAPSULES = (  # collision: link, from, to, radius; they lie inside the visual meshes
     ("link1", (0, 0, -0.15), (0, 0, 0), 0.06),
     ("link1", (0, 0, 0), (0, -0.08, 0), 0.06),
@@ -151,6 +152,11 @@ def build_model(
         add_patterns(spec)
     _add_distractors(spec, surfaces)
     return spec.compile()
+
+
+def is_drawn(model: mujoco.MjModel, geom: int) -> bool:
+    """Whether cameras see a geom; the others are there to be touched."""
+    return int(model.geom_group[geom]) <= _VISUAL
 
 
 _OPTIONS = (

@@ -9,6 +9,7 @@ is what is the same in all releases; `lab2.py` has the calls that differ. What c
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,9 @@ import numpy as np
 import torch
 
 from simulators import TASKS, CameraEnv, Sample, SimulatorCfg, SimulatorError, SuccessRule, TaskSpec
-from simulators.isaac.lab2 import (
-    IsaacOptions,
-    agent_clip_actions,
-    describe_app,
-    launch,
-    make_env,
-    sensor_name,
-    xyzw,
-)
+from simulators.isaac import actions, state
+from simulators.isaac.configure import agent_clip_actions, sensor_name
+from simulators.isaac.options import IsaacOptions, embedded_name, release
 from simulators.recorded import recorded_columns
 from simulators.tasks import Task, load_task
 from vpl.columns import STREAMS, Column, Stream
@@ -55,19 +50,19 @@ class IsaacEnv:
     """See `simulators.CameraEnv`."""
 
     Options = IsaacOptions
-    streams: Mapping[str, Stream] = {"color": STREAMS["color"]}
     scene = ""
 
     def __init__(self, cfg: SimulatorCfg) -> None:
         self._options = cfg.options or IsaacOptions()
-        launch(cfg, self._options)
-        import isaaclab_tasks  # noqa: F401  registers the tasks
-
+        # the release is imported now: what runs on 2 cannot be imported on 3
+        self._release = importlib.import_module(f"simulators.isaac.lab{release()}")
+        self._lab = self._release.Lab(cfg, self._options)
         self.cfg, self.cameras = cfg, cfg.cameras
-        self._env = env = make_env(cfg, self._options)
+        self.streams: Mapping[str, Stream] = {name: STREAMS[name] for name in self._lab.streams}
+        self._env = env = self._lab.env
         self.num_envs, self.step_dt, self.device = env.num_envs, env.step_dt, torch.device(env.device)
         self.max_episode_length = env.max_episode_length
-        self._clip_actions = agent_clip_actions(cfg.task)
+        self._clip_actions = agent_clip_actions(env)
         self._find_robot()
         self._find_cameras()
         if not env.observation_manager.group_obs_concatenate["policy"]:
@@ -82,10 +77,9 @@ class IsaacEnv:
         self._photographed = False
         """Whether the present state was captured already."""
         self.reset(cfg.seed)
-        for _ in range(WARM_UP_RENDERS):
-            env.sim.render()
+        self._lab.render(WARM_UP_RENDERS)
         self._check_intrinsics()
-        parts = self._state_parts()
+        parts = state.parts(env)
         self.state_spec = ", ".join(f"{name}[{part.shape[1]}]" for name, part in parts)
         self.columns: Mapping[str, Column] = self._declare(known, sum(part.shape[1] for _, part in parts))
 
@@ -116,12 +110,13 @@ class IsaacEnv:
         return None
 
     def _task_spec(self, known: Task | None) -> IsaacTask:
+        name = embedded_name(self.cfg.task)
         return IsaacTask(
             name=self.cfg.task,
             num_obs=sum(self.obs_terms.values()),
             num_actions=self.num_actions,
             max_episode_length=self.max_episode_length,
-            language_instruction=load_task(self.cfg.task).language_instruction if self.cfg.task in TASKS else "",
+            language_instruction=load_task(name).language_instruction if name in TASKS else "",
             success_rule=known.success_rule if known else None,
         )
 
@@ -144,30 +139,33 @@ class IsaacEnv:
         self._env.episode_length_buf = values
 
     @torch.inference_mode()  # here and below: the buffers that a step makes could not be reset outside of it
-    def reset(self, seed: int) -> dict[str, torch.Tensor]:
-        """Start a round. Isaac Lab draws all envs' states from one generator: they depend on `num_envs` too."""
-        self._env.reset(seed=seed % 2**31)  # some of Isaac Sim's generators take an int32
+    def reset(self, seed: int) -> Mapping[str, torch.Tensor]:
+        """See `CameraEnv.reset`."""
+        self._lab.begin(seed)
         self._stale, self._photographed = True, False
         return self.get_observations()
 
-    def get_observations(self) -> dict[str, torch.Tensor]:
+    def get_observations(self) -> Mapping[str, torch.Tensor]:
         """See `CameraEnv.get_observations`: what the last step or reset computed, with its noise."""
-        return {"policy": self._env.obs_buf["policy"]}
+        return self._release.observations(self._env.obs_buf["policy"])
 
     @torch.inference_mode()
-    def step(self, actions: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, dict[str, Any]]:
+    def step(
+        self, actions: torch.Tensor
+    ) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, torch.Tensor, dict[str, Any]]:
         """See `CameraEnv.step`. Actions are clipped as the task's registered agent configuration says."""
-        limit = self._clip_actions
-        applied = actions if limit is None else actions.clamp(-limit, limit)
-        _, reward, terminated, time_outs, _ = self._env.step(applied)
+        had_succeeded = self.succeeded() if self.task.success_rule else None
+        _, reward, terminated, time_outs, _ = self._env.step(self._clipped(actions))
         # an env that Isaac Lab has reset in this step shows it in its reward alone
         numbers = (actions, reward[:, None], self._env.obs_buf["policy"], self._state())
         diverged = ~torch.cat(numbers, dim=1).isfinite().all(dim=1)
         dones = terminated | time_outs | diverged
-        joint_pos_target = self._robot.data.joint_pos_target.clone()
+        joint_pos_target = self._release.as_torch(self._robot.data.joint_pos_target).clone()
         left = diverged & ~terminated & ~time_outs
         if left.any():
             self._restart(left.nonzero()[:, 0])
+        if dones.any():
+            self._lab.refresh()
         # an env that was reset inside step() shows the end of its old episode until something is rendered
         self._stale, self._photographed = self._stale or bool(dones.any()), False
         extras = {
@@ -175,7 +173,13 @@ class IsaacEnv:
             "diverged": diverged,
             "joint_pos_target": joint_pos_target,
         }
+        if dones.any() and had_succeeded is not None:  # Isaac Lab has reset them: a step before their end
+            extras["log"] = {"success_rate": had_succeeded[dones].float().mean().item()}
         return self.get_observations(), reward.masked_fill(diverged, 0.0), dones, extras
+
+    def _clipped(self, actions: torch.Tensor) -> torch.Tensor:
+        limit = self._clip_actions
+        return actions if limit is None else actions.clamp(-limit, limit)
 
     def _restart(self, env_ids: torch.Tensor) -> None:
         """Begin new episodes, as Isaac Lab's own `step` does where a task's terminations ask for it."""
@@ -190,39 +194,32 @@ class IsaacEnv:
         if rule is None:
             raise SimulatorError(f"--task {self.cfg.task} has no measure of success")
         asset, joint = self._task_joints[rule.column]
-        return rule.holds(asset.data.joint_pos[:, joint])
+        return rule.holds(self._release.as_torch(asset.data.joint_pos)[:, joint])
 
     def action_for_target(self, joint_pos_target: torch.Tensor) -> torch.Tensor:
-        """See `CameraEnv.action_for_target`: the inverse of Isaac Lab's joint position and binary gripper actions.
+        """See `CameraEnv.action_for_target`.
 
         Raises:
-            SimulatorError: the task has actions of another kind.
+            SimulatorError: the task has actions that are no joint targets.
         """
-        manager, parts = self._env.action_manager, []
-        for name in manager.active_terms:
-            term = manager.get_term(name)
-            kind = type(term).__name__
-            if kind == "JointPositionAction":
-                parts.append((joint_pos_target[:, term._joint_ids] - term._offset) / term._scale)
-            elif kind == "BinaryJointPositionAction":
-                middle = (term._open_command + term._close_command) / 2
-                opens = joint_pos_target[:, term._joint_ids].mean(dim=1) >= middle.mean()
-                parts.append(torch.where(opens, 1.0, -1.0)[:, None])
-            else:
-                raise SimulatorError(f"--task {self.cfg.task}: joint targets cannot be turned into its {kind}")
-        return torch.cat(parts, dim=1)
+        return actions.action_for_target(self._env.action_manager, joint_pos_target)
 
-    def joint_pos_target(self, actions: torch.Tensor) -> torch.Tensor:
-        """Isaac Lab computes it in `step` only."""
-        raise SimulatorError("Isaac Lab's actions become joint targets in a step only; leave --action_noise out")
+    def joint_pos_target(self, actions_: torch.Tensor) -> torch.Tensor:
+        """See `CameraEnv.joint_pos_target`.
+
+        Raises:
+            SimulatorError: the task has actions that are no joint targets.
+        """
+        present = self._release.as_torch(self._robot.data.joint_pos_target)
+        return actions.joint_pos_target(self._env.action_manager, present, self._clipped(actions_))
 
     def episode_info(self) -> list[dict[str, Any]]:
-        """See `CameraEnv.episode_info`: what Isaac Lab's events draw is in the state."""
-        return [{} for _ in range(self.num_envs)]
+        """See `CameraEnv.episode_info`."""
+        return [dict(drawn) for drawn in self._lab.info]
 
     def draw_variation(self, seed: int) -> list[dict[str, Any]]:
         """See `CameraEnv.draw_variation`."""
-        return self.episode_info()
+        return self._lab.draw(seed)
 
     def intrinsics(self) -> np.ndarray:
         """See `CameraEnv.intrinsics`."""
@@ -233,7 +230,7 @@ class IsaacEnv:
         """See `CameraEnv.capture`."""
         if self._stale:
             self._env.sim.forward()  # 2.3 leaves the bodies where they were after its own resets
-        images = {"color": self._pictures()} if "color" in streams else {}
+        images = self._pictures(streams) if streams else {}
         columns = self._rows()
         on_host = {name: _to_host(part) for name, part in {**columns, **images}.items()}
         if self.device.type == "cuda":
@@ -243,39 +240,39 @@ class IsaacEnv:
 
     def _rows(self) -> dict[str, torch.Tensor]:
         """The columns of the present instant, on the device."""
-        robot = self._robot.data
+        robot, as_torch = self._robot.data, self._release.as_torch
+        torque = as_torch(robot.applied_torque)
         rows = {
             "proprio": self._env.obs_buf["policy"],
-            "joint_pos": robot.joint_pos,
-            "joint_vel": robot.joint_vel,
+            "joint_pos": as_torch(robot.joint_pos),
+            "joint_vel": as_torch(robot.joint_vel),
             # at an episode's start Isaac Lab still holds the last one's
-            "joint_effort": robot.applied_torque.masked_fill((self.episode_length_buf == 0)[:, None], 0.0),
+            "joint_effort": torque.masked_fill((self.episode_length_buf == 0)[:, None], 0.0),
             "extrinsics": self._extrinsics(),
             "sim_state": self._state(),
         }
         if self._tool is not None:
             self._tool.update(0.0, force_recompute=True)  # lazy: it may hold what it read before a reset
-            rows["ee_position"] = self._tool.data.target_pos_w[:, self._tool_index] - self._env.scene.env_origins
-            rows["ee_rotation"] = xyzw(self._tool.data.target_quat_w[:, self._tool_index])
+            place, turn = (as_torch(part) for part in (self._tool.data.target_pos_w, self._tool.data.target_quat_w))
+            rows["ee_position"] = place[:, self._tool_index] - self._env.scene.env_origins
+            rows["ee_rotation"] = self._release.xyzw(turn[:, self._tool_index])
         for name, (asset, joint) in self._task_joints.items():
-            rows[name] = asset.data.joint_pos[:, joint]
+            rows[name] = as_torch(asset.data.joint_pos)[:, joint]
         if "success" in self.columns:
             rows["success"] = self.succeeded()
         return rows
 
-    def _pictures(self) -> torch.Tensor:
-        """(N, C, H, W, 3) uint8 on the device, of the present state."""
+    def _pictures(self, streams: Collection[str]) -> dict[str, torch.Tensor]:
+        """By stream, (N, C, H, W[, 3]) on the device, of the present state."""
         # a second picture of a state is rendered too: were the renderer late, the two would differ (self_check.py)
-        for _ in range(self._options.rerenders if self._stale else int(self._photographed)):
-            self._env.sim.render()
+        self._lab.render(self._options.rerenders if self._stale else int(self._photographed))
         self._stale, self._photographed = False, True
-        height, width = self.cameras[0].height, self.cameras[0].width
-        shape = (self.num_envs, len(self.cameras), height, width, 3)
-        color = torch.empty(shape, dtype=torch.uint8, device=self.device)
-        for i, sensor in enumerate(self._sensors):
+        seen: dict[str, list[torch.Tensor]] = {stream: [] for stream in streams}
+        for sensor in self._sensors:
             sensor.update(0.0, force_recompute=True)  # rendering alone leaves the sensor's buffer as it was
-            color[:, i] = sensor.data.output["rgb"][..., :3]  # a view that the next update writes into
-        return color
+            for stream in streams:
+                seen[stream].append(self._lab.image(sensor, stream))
+        return {stream: torch.stack(images, dim=1) for stream, images in seen.items()}  # copies of views
 
     def _extrinsics(self) -> torch.Tensor:
         """`T_world_cam` (N, C, 4, 4) float64, from the hand's pose and the mount.
@@ -292,28 +289,15 @@ class IsaacEnv:
         """`T_world_hand` (N, 4, 4) float64, world = the env's own origin."""
         from isaaclab.utils.math import matrix_from_quat
 
-        pose = self._robot.data.body_link_pose_w[:, self._hand].double()
+        pose = self._release.as_torch(self._robot.data.body_link_pose_w)[:, self._hand].double()
         matrix = torch.eye(4, dtype=torch.float64, device=self.device).repeat(self.num_envs, 1, 1)
         matrix[:, :3, :3] = matrix_from_quat(pose[:, 3:])
         matrix[:, :3, 3] = pose[:, :3] - self._env.scene.env_origins
         return matrix
 
-    def _state_parts(self) -> list[tuple[str, torch.Tensor]]:
-        """Name and value (N, n) of each part of the state, in a fixed order."""
-        scene = self._env.scene.get_state(is_relative=True)
-        parts = [
-            (f"{kind}/{entity}/{quantity}", value.reshape(self.num_envs, -1))
-            for kind, entities in scene.items()
-            for entity, quantities in entities.items()
-            if isinstance(quantities, dict)  # a surface gripper's is a tensor, and not restored
-            for quantity, value in quantities.items()
-        ]
-        length = self._env.episode_length_buf[:, None]
-        return [*parts, ("last_action", self._env.action_manager.action), ("episode_length", length)]
-
     def _state(self) -> torch.Tensor:
         """(N, S) float64."""
-        return torch.cat([part.double() for _, part in self._state_parts()], dim=1)
+        return torch.cat([part.double() for _, part in state.parts(self._env)], dim=1)
 
     def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
         """See `CameraEnv.start_capture`; the pictures are there at once."""
@@ -326,36 +310,29 @@ class IsaacEnv:
         return self._state().cpu().numpy()
 
     @torch.inference_mode()
-    def set_state(self, state: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
+    def set_state(self, state_: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
         """See `CameraEnv.set_state`, as far as PhysX allows: contacts and warm starts begin anew."""
-        values = torch.as_tensor(state, device=self.device)
-        scene = self._env.scene.get_state(is_relative=True)
-        start = 0
-        for name, part in self._state_parts():
-            value = values[:, start : start + part.shape[1]].to(part.dtype)
-            start += part.shape[1]
-            if "/" in name:
-                kind, entity, quantity = name.split("/")
-                scene[kind][entity][quantity] = value.reshape(scene[kind][entity][quantity].shape)
-            else:
-                part.copy_(value)  # the manager's own buffer
-        assets = self._env.scene.articulations.values()
-        targets = [(a, a.data.joint_pos_target.clone(), a.data.joint_vel_target.clone()) for a in assets]
-        self._env.scene.reset_to(scene, None, is_relative=True)
-        for asset, position, velocity in targets:  # it aims all drives at the state, for good: also the cabinet's
-            asset.set_joint_position_target(position)
-            asset.set_joint_velocity_target(velocity)
+        if info is not None:
+            self._lab.vary(info)
+        assets, as_torch = self._env.scene.articulations.values(), self._release.as_torch
+        targets = [
+            (as_torch(a.data.joint_pos_target).clone(), as_torch(a.data.joint_vel_target).clone()) for a in assets
+        ]
+        state.restore(self._env, torch.as_tensor(state_, device=self.device))
+        for asset, (position, velocity) in zip(assets, targets, strict=True):
+            self._lab.set_targets(asset, position, velocity)  # it aims all drives at the state: also the furniture's
         self._env.scene.write_data_to_sim()
         self._env.sim.forward()
         for sensor in self._env.scene.sensors.values():
             sensor.update(0.0)  # the frames that the observations use are lazy too
         self._env.obs_buf = self._env.observation_manager.compute()
+        self._lab.refresh()
         self._stale, self._photographed = True, False
 
     def describe(self) -> dict[str, Any]:
         """See `CameraEnv.describe`."""
         gpu = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "none"
-        return {"simulator": "isaac", "gpu": gpu, **describe_app(self._options)}
+        return {"simulator": "isaac", "gpu": gpu, **self._lab.describe()}
 
     @classmethod
     def make(cls, cfg: SimulatorCfg) -> CameraEnv:
@@ -375,7 +352,7 @@ class IsaacEnv:
     def _check_intrinsics(self) -> None:
         """Isaac's cameras have the focal lengths that the dataset says."""
         for camera, sensor in zip(self.cameras, self._sensors, strict=True):
-            theirs = sensor.data.intrinsic_matrices[0].cpu().numpy()
+            theirs = self._release.as_torch(sensor.data.intrinsic_matrices)[0].cpu().numpy()
             if not np.allclose(theirs, camera.intrinsics, rtol=1e-4, atol=1e-2):
                 raise SimulatorError(f"camera '{camera.name}' came out with K = {theirs.tolist()}; report this, please")
 

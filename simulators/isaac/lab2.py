@@ -8,17 +8,15 @@ from __future__ import annotations
 import re
 import signal
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from simulators import SimulatorCfg, SimulatorError
-from simulators.cameras import CameraCfg
-
-if TYPE_CHECKING:
-    from isaaclab.envs import ManagerBasedRLEnv
+from simulators.isaac.configure import change, make_env, registered, sensor_name, sensor_settings
+from simulators.isaac.options import STREAMS, IsaacOptions
 
 SUPPORTED = ((0, 44), (1, 0))
 """Extension versions of Isaac Lab 2.2.0 (0.44) up to what comes after 2.3 (2.3.2 is 0.54). Release 3 turns quaternions
@@ -26,72 +24,85 @@ into x, y, z, w, tensors into warp arrays and TiledCamera into Camera with a ren
 ANTI_ALIASING = "FXAA"
 """Of a single picture. TAA, DLSS and DLAA blend in earlier ones: after a reset the old episode would shine through.
 The denoisers of a rendering mode look back as well; that is what `rerenders` is for."""
-FOCAL_LENGTH = 24.0
-"""mm, USD's unit; only its ratio to the aperture matters."""
-NEAR, FAR = 0.01, 50.0
-"""Clipping range of the cameras, m."""
 _KEPT: list[Any] = []
 """The launcher: the app ends with the last reference to it."""
 
 
-@dataclass(frozen=True)
-class IsaacOptions:
-    """What only Isaac Lab can be told."""
+class Lab:
+    """One env in this release. `lab3.Lab` has the same members."""
 
-    env_spacing: float = 2.5
-    """Distance between the envs' origins in m; all share one world."""
-    headless: bool = True
-    """No window."""
-    rendering_mode: str | None = None
-    """AppLauncher's preset; None: its default."""
-    kit_args: str = ""
-    """Arguments for Omniverse Kit, in one string."""
-    rerenders: int = 3
-    """Renders before the first picture after a jump of the state."""
+    streams = STREAMS["isaac_rtx"]
+
+    def __init__(self, cfg: SimulatorCfg, options: IsaacOptions) -> None:
+        launch(cfg, options)
+        import isaaclab_tasks  # noqa: F401  registers the tasks
+
+        self._options = options
+        env_cfg = registered(cfg.task, cfg)
+        configure(env_cfg, cfg, options)
+        self.env = make_env(cfg.task, env_cfg)
+        self.info: list[dict[str, Any]] = [{} for _ in range(cfg.num_envs)]
+        """See `CameraEnv.episode_info`: what Isaac Lab's events draw is in the state."""
+
+    def begin(self, seed: int) -> None:
+        """Isaac Lab draws all envs' states from one generator: they depend on `num_envs` too."""
+        self.env.reset(seed=seed % 2**31)  # some of Isaac Sim's generators take an int32
+
+    def draw(self, seed: int) -> list[dict[str, Any]]:
+        """See `CameraEnv.draw_variation`."""
+        return self.info
+
+    def vary(self, info: Sequence[Mapping[str, Any]]) -> None:
+        """Make the scenes those in which `info` was drawn.
+
+        Raises:
+            ValueError: something varies in them.
+        """
+        if any(info):
+            raise ValueError("Isaac Lab 2 varies nothing, and the recorded episodes vary")
+
+    def refresh(self) -> None:
+        """After a reset the frames that observations use are right in this release."""
+
+    def render(self, times: int) -> None:
+        """Have Kit draw the present state."""
+        for _ in range(times):
+            self.env.sim.render()
+
+    def set_targets(self, asset: Any, position: torch.Tensor, velocity: torch.Tensor) -> None:
+        """What the drives of an articulation aim at, (N, J) each."""
+        asset.set_joint_position_target(position)
+        asset.set_joint_velocity_target(velocity)
+
+    def image(self, sensor: Any, stream: str) -> torch.Tensor:
+        """(N, H, W, 3) uint8, a view that the next update writes into."""
+        return sensor.data.output["rgb"][..., :3]
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, and how pictures come about, for `CameraEnv.describe`."""
+        import carb
+        from isaacsim.core.version import get_version
+
+        return {
+            "isaaclab": ".".join(map(str, extension_version())),
+            "isaacsim": ".".join(map(str, get_version()[2:5])),
+            "rendering_mode": self._options.rendering_mode or "AppLauncher's default",
+            "anti_aliasing": ANTI_ALIASING,
+            # Isaac Lab hides a failure to set it
+            "/rtx/post/aa/op": carb.settings.get_settings().get("/rtx/post/aa/op"),
+            "rerenders": self._options.rerenders,
+        }
 
 
 def configure(env_cfg: Any, cfg: SimulatorCfg, options: IsaacOptions) -> None:
     """Change a task's registered configuration: all that collecting needs, and nothing else."""
-    env_cfg.seed = cfg.seed
-    env_cfg.scene.env_spacing = options.env_spacing
-    env_cfg.sim.render_interval = env_cfg.decimation  # a step ends with a picture of its last state
-    env_cfg.sim.render.antialiasing_mode = ANTI_ALIASING
-    for group in (env_cfg.scene, env_cfg.commands):
-        for entity in vars(group).values() if group is not None else ():
-            if getattr(entity, "debug_vis", False):
-                entity.debug_vis = False  # its markers would be in the pictures
-    if cfg.light != 1 and hasattr(env_cfg.scene, "light"):
-        env_cfg.scene.light.spawn.intensity *= cfg.light
-    for camera in cfg.cameras:
-        setattr(env_cfg.scene, sensor_name(camera), _sensor_cfg(camera))
-
-
-def sensor_name(camera: CameraCfg) -> str:
-    return f"{camera.name}_cam"
-
-
-def _sensor_cfg(camera: CameraCfg) -> Any:
-    import isaaclab.sim as sim_utils
     from isaaclab.sensors import TiledCameraCfg
-    from isaaclab.utils.math import quat_from_matrix
 
-    parent = "{ENV_REGEX_NS}/Robot/panda_hand" if camera.frame == "gripper" else "{ENV_REGEX_NS}"
-    mount = camera.mount
-    quat_wxyz = quat_from_matrix(torch.as_tensor(mount[:3, :3]))
-    return TiledCameraCfg(
-        prim_path=f"{parent}/{sensor_name(camera)}",
-        offset=TiledCameraCfg.OffsetCfg(
-            pos=tuple(mount[:3, 3].tolist()), rot=tuple(quat_wxyz.tolist()), convention="ros"
-        ),
-        data_types=["rgb"],
-        width=camera.width,
-        height=camera.height,
-        spawn=sim_utils.PinholeCameraCfg(
-            focal_length=FOCAL_LENGTH,
-            horizontal_aperture=FOCAL_LENGTH * camera.width / float(camera.intrinsics[0, 0]),
-            clipping_range=(NEAR, FAR),
-        ),
-    )
+    change(env_cfg, cfg, options)
+    env_cfg.sim.render.antialiasing_mode = ANTI_ALIASING
+    for camera in cfg.cameras:
+        sensor = TiledCameraCfg(data_types=["rgb"], **sensor_settings(camera))
+        setattr(env_cfg.scene, sensor_name(camera), sensor)
 
 
 def launch(cfg: SimulatorCfg, options: IsaacOptions) -> None:
@@ -130,51 +141,21 @@ def extension_version() -> tuple[int, ...]:
     return tuple(map(int, found[1].split(".")))
 
 
-def make_env(cfg: SimulatorCfg, options: IsaacOptions) -> ManagerBasedRLEnv:
-    import gymnasium
-    from isaaclab.envs import ManagerBasedRLEnvCfg
-    from isaaclab_tasks.utils.parse_cfg import parse_env_cfg
-
-    if cfg.task not in gymnasium.registry:
-        raise SimulatorError(f"--task '{cfg.task}' is not registered in Isaac Lab; list_envs.py of Isaac Lab names all")
-    env_cfg = parse_env_cfg(cfg.task, device=cfg.device, num_envs=cfg.num_envs)
-    if not isinstance(env_cfg, ManagerBasedRLEnvCfg) or not hasattr(env_cfg.scene, "robot"):
-        raise SimulatorError(f"--task '{cfg.task}' is not a manager-based task with an articulation 'robot'")
-    configure(env_cfg, cfg, options)
-    try:
-        return gymnasium.make(cfg.task, cfg=env_cfg).unwrapped
-    except RuntimeError as error:  # the camera's, that finds no prim to stand on
-        if "panda_hand" in str(error):
-            raise SimulatorError(f"--enable_wrist_camera: the robot of --task {cfg.task} has no panda_hand") from error
-        raise
-
-
-def agent_clip_actions(task: str) -> float | None:
-    """What RslRlVecEnvWrapper would clip actions to: the registered agent configuration's `clip_actions`."""
-    import gymnasium
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
-
-    if "rsl_rl_cfg_entry_point" not in gymnasium.spec(task).kwargs:
-        return None
-    return load_cfg_from_registry(task, "rsl_rl_cfg_entry_point").clip_actions
-
-
-def describe_app(options: IsaacOptions) -> dict[str, Any]:
-    """Versions, and how pictures come about, for `CameraEnv.describe`."""
-    import carb
-    from isaacsim.core.version import get_version
-
-    return {
-        "isaaclab": ".".join(map(str, extension_version())),
-        "isaacsim": ".".join(map(str, get_version()[2:5])),
-        "rendering_mode": options.rendering_mode or "AppLauncher's default",
-        "anti_aliasing": ANTI_ALIASING,
-        # Isaac Lab hides a failure to set it
-        "/rtx/post/aa/op": carb.settings.get_settings().get("/rtx/post/aa/op"),
-        "rerenders": options.rerenders,
-    }
-
-
 def xyzw(quat_wxyz: torch.Tensor) -> torch.Tensor:
     """Isaac Lab 2's order into ours, w >= 0; (N, 4)."""
     return (quat_wxyz * torch.where(quat_wxyz[:, :1] < 0, -1.0, 1.0))[:, [1, 2, 3, 0]]
+
+
+def as_torch(values: torch.Tensor) -> torch.Tensor:
+    """What Isaac Lab's data properties give, as a tensor."""
+    return values
+
+
+def observations(policy: torch.Tensor) -> Mapping[str, torch.Tensor]:
+    """As `CameraEnv.get_observations` returns them."""
+    return {"policy": policy}
+
+
+def as_torch(values: torch.Tensor) -> torch.Tensor:
+    """What Isaac Lab's data properties give, as a tensor."""
+    return values
