@@ -25,7 +25,7 @@ def joint_pos_target(manager: Any, present: torch.Tensor, actions: torch.Tensor)
     for term in _terms(manager):
         part = actions[:, start : start + term.action_dim]
         start += term.action_dim
-        target[:, term._joint_ids] = _KINDS[type(term).__name__][0](term, part)
+        target[:, _joints(term)] = _KINDS[type(term).__name__][0](term, part)
     return target
 
 
@@ -35,7 +35,7 @@ def action_for_target(manager: Any, target: torch.Tensor) -> torch.Tensor:
     Raises:
         SimulatorError: the task has actions of another kind.
     """
-    parts = [_KINDS[type(term).__name__][1](term, target[:, term._joint_ids]) for term in _terms(manager)]
+    parts = [_KINDS[type(term).__name__][1](term, target[:, _joints(term)]) for term in _terms(manager)]
     return torch.cat(parts, dim=1)
 
 
@@ -51,6 +51,11 @@ def _terms(manager: Any) -> list[Any]:
         if type(term).__name__ not in _KINDS:
             raise SimulatorError(f"joint targets and the task's {type(term).__name__} cannot be turned into each other")
     return terms
+
+
+def _joints(term: Any) -> list[int]:
+    """Of the articulation, in the term's order; its own indices are of another type in each release and class."""
+    return [term._asset.joint_names.index(name) for name in term._joint_names]
 
 
 def _averages(term: Any) -> bool:
@@ -89,7 +94,7 @@ def _averaged_action(term: Any, target: torch.Tensor) -> torch.Tensor:
 
 
 def _limits(term: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    limits = term._asset.data.soft_joint_pos_limits.torch[:, term._joint_ids]  # only release 3 comes here
+    limits = term._asset.data.soft_joint_pos_limits.torch[:, _joints(term)]  # only release 3 comes here
     return limits[..., 0], limits[..., 1]
 
 

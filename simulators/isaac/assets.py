@@ -2,8 +2,8 @@
 
     os.environ["ISAACSIM_ASSET_ROOT"] = str(stand_ins())   # before anything of Isaac Lab is imported
 
-Isaac Lab finds every file below one root. The stand-ins have NVIDIA's paths, prims, links and joints, and this project's
-shapes, masses, inertias, limits and gains: what is learned in MuJoCo meets the same robot and the same furniture.
+Isaac Lab finds every file below one root. The stand-ins have NVIDIA's paths, prims, links and joints, and this
+project's shapes, masses, inertias, limits and gains: a policy of MuJoCo's meets the same robot and furniture.
 """
 
 from __future__ import annotations

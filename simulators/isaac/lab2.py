@@ -154,8 +154,3 @@ def as_torch(values: torch.Tensor) -> torch.Tensor:
 def observations(policy: torch.Tensor) -> Mapping[str, torch.Tensor]:
     """As `CameraEnv.get_observations` returns them."""
     return {"policy": policy}
-
-
-def as_torch(values: torch.Tensor) -> torch.Tensor:
-    """What Isaac Lab's data properties give, as a tensor."""
-    return values

@@ -44,6 +44,7 @@ class Lab:
         if root is not None:
             os.environ["ISAACSIM_ASSET_ROOT"] = root
             print(f"assets      {self._assets}", flush=True)
+        wp.config.log_level = wp.LOG_WARNING  # before Warp starts: a line for each of hundreds of kernels
         if not torch.cuda.is_available():
             allocate_pageable()
         from isaaclab.app import launch_simulation
@@ -135,7 +136,7 @@ class Lab:
 
 
 def register_version_0() -> None:
-    """Isaac Lab's own tasks, and those of release 2.2 that 3.0 gave up, under names that Gymnasium allows beside its."""
+    """Isaac Lab's own tasks, and those of release 2.2, under names that Gymnasium allows beside 3.0's."""
     import gymnasium
     import isaaclab_tasks  # noqa: F401  registers the tasks
 
@@ -177,8 +178,6 @@ def _sensor_cfg(camera: CameraCfg, options: IsaacOptions) -> Any:
 
 def allocate_pageable() -> None:
     """Without CUDA's driver Warp cannot pin memory, and Isaac Lab's PhysX asks for it all the same."""
-    wp.config.quiet = True
-    wp.init()
     for name in _ALLOCATORS:
         setattr(wp, name, _unpinned(getattr(wp, name)))
 
