@@ -24,15 +24,14 @@ from rsl_rl.runners import OnPolicyRunner
 
 from flags import FlagError, as_flag_error, exit_code, flag, parse
 from flags.collect import check_at_least_1, check_seed_and_device
+from flags.isaac import abilities
 from flags.variation import DATA_POSE_RANGE, PoseFlags, PoseRange
 from simulators import SIMULATORS, CameraEnv, SimulatorCfg, SimulatorError, load, options, resolve
 from simulators.cache import writable_cache
+from simulators.isaac.options import embedded_name
 from simulators.tasks import load_task
 from simulators.variation import VariationCfg
 from vpl.files import StopSignal, run
-
-EMBEDDED = [name for name in SIMULATORS if name != "isaac"]
-"""Isaac Lab trains with its own train.py; any of its checkpoints works here."""
 
 AGENT_CFG: dict[str, Any] = {  # Isaac Lab's CabinetPPORunnerCfg (rsl_rl_ppo_cfg.py of the task) in RSL-RL 5's words
     "seed": 42,
@@ -90,8 +89,13 @@ class TrainFlags(PoseFlags):
     """What the trainer can be told."""
 
     task: str = flag("Isaac-Open-Drawer-Franka-v0", "what to learn: a registered task, or your own as module:Class")
-    simulator: str = flag(EMBEDDED[0], "where to learn it", choices=EMBEDDED)
-    rewards: str | None = flag(None, "which of the task's sets of rewards", metavar="SET", default_says="its first")
+    simulator: str = flag("mujoco", "where to learn it; isaac: Isaac Lab 3", choices=tuple(SIMULATORS))
+    rewards: str | None = flag(
+        None, "which of the task's sets of rewards", metavar="SET", default_says="its first; in Isaac Lab its own"
+    )
+    checkpoint: Path | None = flag(
+        None, "begin with this model_*.pt of this trainer", metavar="FILE", default_says="from nothing"
+    )
     num_envs: int = flag(1024, "envs simulated side by side")
     pose_range: PoseRange = flag(
         TRAINING_POSE_RANGE,
@@ -121,10 +125,15 @@ def check(flags: TrainFlags) -> TrainFlags:
     if flags.num_envs * AGENT_CFG["num_steps_per_env"] < batches:
         raise FlagError(f"--num_envs {flags.num_envs} is too few for {batches} batches")
     with as_flag_error(ValueError):
-        device = flags.device or SIMULATORS[resolve(flags.simulator)].device
-        load_task(flags.task, flags.rewards)
+        able = abilities(resolve(flags.simulator), flags.task)
+        if "pose" not in able.kinds:
+            raise FlagError(f"--simulator isaac --task {flags.task}: {able.name} cannot vary it; train in Isaac Lab")
+        device = flags.device or able.device
+        load_task(embedded_name(flags.task), flags.rewards)
     check_seed_and_device(flags.seed, flags.simulator, device)
     flags.check_pose_range()
+    if flags.checkpoint and not flags.checkpoint.is_file():
+        raise FlagError(f"--checkpoint {flags.checkpoint} is not there; give a model_*.pt of this trainer")
     log_dir = flags.log_dir or Path("logs") / time.strftime("%Y%m%d_%H%M%S")
     if log_dir.exists():
         raise FlagError(f"--log_dir {log_dir} exists already; give a new folder")
@@ -155,6 +164,8 @@ def train(flags: TrainFlags) -> int:
         (flags.log_dir / "params").mkdir(parents=True)  # once the simulator has started: a failure leaves nothing
         (flags.log_dir / "params" / "agent.yaml").write_text(yaml.safe_dump(agent_cfg, sort_keys=False))
         runner = make_runner(env, agent_cfg, flags.device)
+        if flags.checkpoint:
+            runner.load(str(flags.checkpoint), map_location=flags.device)
         for progress in learn(runner, env, flags.max_iterations):
             history.append(progress)
             print(progress_line(progress, flags.max_iterations), flush=True)

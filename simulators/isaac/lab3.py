@@ -18,7 +18,9 @@ from tensordict import TensorDict
 
 from simulators import TASKS, SimulatorCfg
 from simulators.cameras import CameraCfg
+from simulators.isaac import rewards
 from simulators.isaac.assets import find_root
+from simulators.isaac.colors import Colors
 from simulators.isaac.configure import change, make_env, registered, sensor_name, sensor_settings
 from simulators.isaac.options import STREAMS, IsaacOptions, embedded_name
 from simulators.isaac.placement import Placement
@@ -58,11 +60,13 @@ class Lab:
         self._placement = Placement(cfg, load_task(ours)) if ours in TASKS else None
         if self._placement:
             self._placement.add_to(env_cfg)
+            if cfg.rewards:
+                rewards.use(env_cfg, load_task(ours, cfg.rewards))
         launcher = launch_simulation(env_cfg, {"headless": options.headless, "device": cfg.device})
         launcher.__enter__()
         _KEPT.append(launcher)
         self.env = make_env(name, env_cfg)
-        self._colors = None
+        self._colors = Colors(self.env) if "looks" in cfg.variation.kinds and cfg.cameras else None
         self._none: list[dict[str, Any]] = [{} for _ in range(cfg.num_envs)]
 
     @property

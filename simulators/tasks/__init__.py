@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from simulators import TASKS
-from simulators.things import Body, Surface
+from simulators.things import Body, Surface, Vector
 from vpl.columns import Column, SuccessRule
 
 
@@ -80,6 +80,8 @@ class Task(ABC):
     """Coefficients that are drawn for each env: name in `state_spec`, and the geom that has it."""
     isaac_joints: Mapping[str, tuple[str, str]] = {}
     """Columns that are joints' positions: the articulation and the joint in Isaac Lab's scene."""
+    isaac_sites: Mapping[str, tuple[str, str, Vector]] = {}
+    """Of `sites`: the articulation and the body in Isaac Lab's scene, and where the site is in the body."""
     reward_weights: Mapping[str, Mapping[str, float]]
     """Of the terms of `reward_terms`, by the name of the set of rewards; each is multiplied by `step_dt`."""
 

@@ -93,6 +93,7 @@ class OpenDrawer(Task):
     movable = ("cabinet",)
     surfaces = (Surface("cabinet", (-0.02, 0.0, 0.4), (0.25, 0.36)),)
     isaac_joints = {"drawer_pos": ("cabinet", "drawer_top_joint")}
+    isaac_sites = {"handle": ("cabinet", "drawer_handle_top", HANDLE_OFFSET)}
     frictions = {"handle_friction": "drawer_top_handle"}
     reward_weights = {
         "grasp": {
