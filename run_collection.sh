@@ -20,7 +20,8 @@ Collects a dataset. Without flags the reference run: 20 envs x 2 episodes x 60 s
   --in exec       in the running container (CONTAINER, now $container): a checkpoint of this machine is copied in,
                   the dataset is copied out
   --in run        in a fresh container (IMAGE, now $image) that sees checkpoint, --data_root and --resume
-  --in embedded   on this machine with MuJoCo; sets up .venv on the first call
+  --in embedded   on this machine with MuJoCo; sets up .venv on the first call. With --simulator isaac in Isaac Lab 3.0,
+                  which needs neither Docker nor a GPU; sets up .venv-isaac
   without --in    the first of these that this machine can do (--resume passes exec over)
 
 All other arguments reach the collector as they are, and its exit code comes back. FULL_GUIDE.md lists the flags.
@@ -51,7 +52,7 @@ docker_problem() {  # prints why docker is of no use here and what to do; fails 
 
 has_image() { docker image inspect "$image" >/dev/null 2>&1; }
 is_running() { [[ $(docker container inspect -f '{{.State.Running}}' "$container" 2>/dev/null) == true ]]; }
-simulator_of() { docker "$1" inspect -f '{{index .Config.Labels "isaac-data-gen.simulator"}}' "$2"; }  # isaac or mujoco
+simulator_of() { docker "$1" inspect -f '{{index .Config.Labels "isaac-data-gen.simulator"}}' "$2"; }  # isaac, isaac3 or mujoco
 has_rt_cores() { grep '^GPU' <<<"$1" | grep -qvwEf "$no_rt_cores"; }
 
 pick() {
@@ -104,7 +105,7 @@ in_exec() {
   [[ ! $(value_of --resume) ]] || fail "--resume: $container does not see this machine's folders; use --in run"
   case $(simulator_of container "$container") in
     isaac) check_rt_cores "$(docker exec "$container" nvidia-smi -L 2>&1 || true)" ;;
-    mujoco) ;;
+    isaac3 | mujoco) ;;
     *) fail "--in exec: container $container is not of an image of $dockerfile; see FULL_GUIDE.md" ;;
   esac
   stage=$(docker exec "$container" mktemp -d /tmp/isaac-data-gen.XXXXXX)
@@ -173,7 +174,7 @@ in_run() {
       # what Kit compiles in its first minutes stays for the next run
       options+=(-v isaac-data-gen-kit:/isaac-sim/kit/cache -v isaac-data-gen-cache:/root/.cache)
       ;;
-    mujoco) ;;
+    isaac3 | mujoco) ;;
     *) fail "--in run: image $image is not built from $dockerfile; build it, or set IMAGE" ;;
   esac
   if [[ $(value_of --resume) ]]; then
@@ -238,7 +239,9 @@ case $mode in
   exec) in_exec ;;
   run) in_run ;;
   embedded)
-    venv=$("$project/setup_venv.sh")
+    environment=()
+    [[ $(value_of --simulator) != isaac ]] || environment=(isaac)   # Isaac Lab 3.0, which needs neither Kit nor Docker
+    venv=$("$project/setup_venv.sh" "${environment[@]}")
     script=collect_tiled_with_checkpoint.py
     if several_pay; then
       script=collect_on_ray.py

@@ -2,14 +2,20 @@
 # Sets up everything that this machine lacks: Debian packages for rendering without a display, and .venv with the project.
 #   ./setup_venv.sh          what running needs
 #   ./setup_venv.sh test     and what testing needs
+#   ./setup_venv.sh isaac    .venv-isaac beside it, with Isaac Lab 3.0 (PhysX without Kit; no GPU is needed, one is used)
 # Prints the environment's folder. run_collection.sh and tests/run.sh call it; a second call finds all in place.
-# PYTHON picks the interpreter (3.10 to 3.13), VENV the folder. An environment that was not made here is left alone.
+# PYTHON picks the interpreter (3.10 to 3.13; with Isaac Lab 3.11 or 3.12, its own), VENV the folder. An environment that was not made here is left alone.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 extra=${1:-}
 python=$(command -v "${PYTHON:-python3}" || true)
 [[ $python != */* ]] || python=$(realpath -s "$python")
-requirement=.[ray${extra:+,$extra}]   # run_collection.sh collects on several cores with Ray
+isaac=isaaclab-tiledcam-starter/isaaclab3.txt
+case $extra in
+  isaac) requirement=. folder=.venv-isaac oldest=11 newest=12 ;;
+  '' | test) requirement=.[ray${extra:+,$extra}] folder=.venv oldest=10 newest=13 ;;   # run_collection.sh collects on several cores with Ray
+  *) echo "set-up: ./setup_venv.sh takes test or isaac, got '$extra'" >&2; exit 2 ;;
+esac
 
 say() { echo "set-up: $*" >&2; }
 fail() { say "$*"; exit 2; }
@@ -18,15 +24,15 @@ is_ours() { [[ -e $1/$marker ]] || compgen -G "$1/.installed-*" >/dev/null; }   
 is_free() { is_ours "$1" || [[ ! -e $1 && ! -L $1 ]] || [[ -d $1 && -z $(ls -A "$1") ]]; }
 
 marker=.made-by-isaac-data-gen
-venv=$(realpath -ms "${VENV:-$project/.venv}")
+venv=$(realpath -ms "${VENV:-$project/$folder}")
 if ! is_free "$venv"; then
   [[ ! ${VENV:-} ]] || fail "VENV=$venv was not made by this script and is left alone; name a new folder"
   venv=$venv-isaac-data-gen
-  say ".venv was not made by this script and is left alone; using $venv"
+  say "$folder was not made by this script and is left alone; using $venv"
   is_free "$venv" || fail "$venv was not made by this script either; set VENV to a new folder"
 fi
 cd "$project"
-stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1)
+stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh $isaac | cksum | cut -d' ' -f1)
 
 # libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
 install_debian_packages() {
@@ -46,18 +52,19 @@ install_debian_packages() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
-is_complete() { [[ -e $stamp-test || ( -z $extra && -e $stamp- ) ]] && "$venv/bin/python" -c '' 2>/dev/null; }
+is_complete() { [[ -e $stamp-$extra || ( -z $extra && -e $stamp-test ) ]] && "$venv/bin/python" -c '' 2>/dev/null; }
 finish() { echo "$venv"; exit; }
 
 ! is_complete || finish
-"$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
-  fail "needs Python 3.10 to 3.13, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
+"$python" -c "import sys; sys.exit(not (3, $oldest) <= sys.version_info[:2] <= (3, $newest))" 2>/dev/null ||
+  fail "needs Python 3.$oldest to 3.$newest, ${PYTHON:-python3} is ${python:-not found} $("$python" --version 2>&1 || true); set PYTHON"
 packages=()
 has_library() { ldconfig -p 2>/dev/null | grep -q "$1"; }
 has_driver() { compgen -G '/usr/share/glvnd/egl_vendor.d/*.json' >/dev/null; }
 if [[ ${MUJOCO_GL:-egl} == egl ]] && ! { has_library libEGL.so.1 && has_library libOpenGL.so.0 && has_driver; }; then
   packages+=(libegl1 libgl1-mesa-dri libopengl0)
 fi
+[[ $extra != isaac ]] || has_library libGL.so.1 || packages+=(libgl1)   # ovstage, which holds PhysX' scene, loads it
 [[ $extra != test ]] || command -v chromium >/dev/null || packages+=(chromium)   # drives the report's tests
 [[ $extra != test ]] || command -v ffmpeg >/dev/null || packages+=(ffmpeg)   # LeRobot's loader decodes with its libraries
 [[ $extra != test ]] || command -v gcc >/dev/null || packages+=(gcc libc6-dev)   # builds tests/odd_filesystems.c
@@ -96,6 +103,9 @@ fi
 "${pip[@]}" --editable "$requirement" >&2
 if command -v nvidia-smi >/dev/null; then
   "${pip[@]}" --editable '.[gpu]' >&2
+fi
+if [[ $extra == isaac ]]; then
+  "${pip[@]}" --no-deps --ignore-requires-python --requirement $isaac >&2
 fi
 rm -f "$venv"/.installed-*
 touch "$stamp-$extra"

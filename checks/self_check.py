@@ -106,7 +106,7 @@ def table(checks: list[Check]) -> str:
 def _check_renderer(env: CameraEnv) -> Check:
     about = env.describe()
     figure = ", ".join(f"{key} {value}" for key, value in about.items())
-    passed = about["simulator"] != "isaac" or has_rt_cores(about["gpu"])
+    passed = about["simulator"] != "isaac" or about.get("renderer") == "newton_warp" or has_rt_cores(about["gpu"])
     return Check("renderer", passed, figure, "Isaac Sim needs a GPU with RT cores: use --simulator mujoco")
 
 

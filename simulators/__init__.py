@@ -206,7 +206,8 @@ SIMULATORS: dict[str, _Simulator] = {  # `auto` takes the first whose package is
         "simulators.isaac",
         "IsaacEnv",
         requires="isaaclab",
-        remedy="start it with ./run_collection.sh --in run (its container), or use --simulator mujoco",
+        remedy="./setup_venv.sh isaac makes an environment with Isaac Lab 3, and ./run_collection.sh --simulator isaac "
+        "uses it; or use --simulator mujoco",
         device="cuda:0",
     ),
     "mujoco": _Simulator("simulators.mujoco_cpu", "MujocoCpuEnv", requires="mujoco", remedy="pip install mujoco"),

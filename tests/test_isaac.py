@@ -60,5 +60,5 @@ def test_contract_with_isaac_lab(release, isaac_python, capsys):
 
 
 def test_outside_of_isaac_lab_one_line_says_what_is_missing():
-    with pytest.raises(ValueError, match=r"no package 'isaaclab'; start it with .*--in run.*--simulator mujoco"):
+    with pytest.raises(ValueError, match=r"no package 'isaaclab'; ./setup_venv.sh isaac .*--simulator mujoco"):
         resolve("isaac")

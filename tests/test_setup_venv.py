@@ -24,8 +24,9 @@ esac
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """What the set-up needs of a clone, with a stand-in for Python."""
-    for name in ("setup_venv.sh", "pyproject.toml"):
-        shutil.copy(PROJECT / name, tmp_path)
+    for name in ("setup_venv.sh", "pyproject.toml", "isaaclab-tiledcam-starter/isaaclab3.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(PROJECT / name, tmp_path / name)
     (tmp_path / "python3").write_text(PYTHON)
     (tmp_path / "python3").chmod(0o755)
     return tmp_path

@@ -5,10 +5,13 @@ Nothing of Isaac Lab may be imported before `Lab` is made: it reads ISAACSIM_ASS
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -49,25 +52,31 @@ class Lab:
         wp.config.log_level = wp.LOG_WARNING  # before Warp starts: a line for each of hundreds of kernels
         if not torch.cuda.is_available():
             allocate_pageable()
+        self._options, self.streams = options, STREAMS[options.isaac_renderer]
+        ours = embedded_name(cfg.task)
+        self._placement = Placement(cfg, load_task(ours)) if ours in TASKS else None
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # tables of a hundred lines
+            warnings.simplefilter("ignore")
+            self.env = self._open(cfg)
+        self._colors = Colors(self.env) if "looks" in cfg.variation.kinds and cfg.cameras else None
+        self._none: list[dict[str, Any]] = [{} for _ in range(cfg.num_envs)]
+
+    def _open(self, cfg: SimulatorCfg) -> Any:
+        """Configure the task, start what it runs on, and make its env."""
         from isaaclab.app import launch_simulation
 
         register_version_0()
-        self._options, self.streams = options, STREAMS[options.isaac_renderer]
         name = f"Release2-{cfg.task}" if cfg.task in TASKS else cfg.task
-        env_cfg = registered(name, cfg, overrides=[f"physics={options.isaac_physics}"])
-        configure(env_cfg, cfg, options)
-        ours = embedded_name(cfg.task)
-        self._placement = Placement(cfg, load_task(ours)) if ours in TASKS else None
+        env_cfg = registered(name, cfg, overrides=[f"physics={self._options.isaac_physics}"])
+        configure(env_cfg, cfg, self._options)
         if self._placement:
             self._placement.add_to(env_cfg)
             if cfg.rewards:
-                rewards.use(env_cfg, load_task(ours, cfg.rewards))
-        launcher = launch_simulation(env_cfg, {"headless": options.headless, "device": cfg.device})
+                rewards.use(env_cfg, load_task(embedded_name(cfg.task), cfg.rewards))
+        launcher = launch_simulation(env_cfg, {"headless": self._options.headless, "device": cfg.device})
         launcher.__enter__()
         _KEPT.append(launcher)
-        self.env = make_env(name, env_cfg)
-        self._colors = Colors(self.env) if "looks" in cfg.variation.kinds and cfg.cameras else None
-        self._none: list[dict[str, Any]] = [{} for _ in range(cfg.num_envs)]
+        return make_env(name, env_cfg)
 
     @property
     def info(self) -> list[dict[str, Any]]:
@@ -145,6 +154,8 @@ def register_version_0() -> None:
     import isaaclab_tasks  # noqa: F401  registers the tasks
 
     for name in TASKS:
+        if f"Release2-{name}" in gymnasium.registry:
+            continue  # this process has made an env before
         gymnasium.register(
             f"Release2-{name}",
             entry_point="isaaclab.envs:ManagerBasedRLEnv",
@@ -183,7 +194,8 @@ def _sensor_cfg(camera: CameraCfg, options: IsaacOptions) -> Any:
 def allocate_pageable() -> None:
     """Without CUDA's driver Warp cannot pin memory, and Isaac Lab's PhysX asks for it all the same."""
     for name in _ALLOCATORS:
-        setattr(wp, name, _unpinned(getattr(wp, name)))
+        if not hasattr(getattr(wp, name), "__wrapped__"):
+            setattr(wp, name, _unpinned(getattr(wp, name)))
 
 
 def _unpinned(allocate: Callable[..., Any]) -> Callable[..., Any]:

@@ -291,7 +291,7 @@ FAULTS = {
         check_rows,
     ),
     "no re-render after reset": (isaac, "self._options.rerenders if self._stale", "0 if self._stale", check_rows),
-    "drives left at a set state": (isaac, "asset.set_joint_position_target(position)", "pass", check_state),
+    "drives left at a set state": (lab2, "asset.set_joint_position_target(position)", "pass", check_state),
     "buffer not refreshed": (isaac, "sensor.update(0.0, force_recompute=True)  #", "pass  #", check_state),
     "view instead of copy": (isaac, "return host.copy_(tensor, non_blocking=True)", "return tensor", check_rows),
     "camera's own pose": (
