@@ -33,9 +33,11 @@ OPEN_M, SHUT_M = 0.04, 0.0
 """Targets of the fingers' joints."""
 DAMPING_S = 0.1  # of joints 1 to 4: without, they swing for 200 steps; the lighter ones would become unstable
 REST_STEPS, GRIPPER_STEPS = 100, 30
-TIP_CENTER, TIP_HALF_SIZE = (0.0, 0.0, -0.0005), (0.0105, 0.055, 0.0095)
-"""The box that the fingertips sweep, in the hand's frame about the tool centre point, m. Without the fingers' roots,
-which the hand hides from a wrist camera."""
+TIPS = (0.0, 0.0, -0.0005), (0.0105, 0.055, 0.0095)
+ROOTS = (0.0, 0.0, -0.027), (0.0105, 0.066, 0.018)
+"""The boxes that the fingers' ends sweep: middle and half size in the hand's frame about the tool centre point, m."""
+HAND = (0.0, 0.0, -0.0774), (0.0315, 0.102, 0.040)
+"""The box of the hand, which may hide the roots."""
 MIN_TIP_SHARE = 0.08  # of the box's pixels: fewer are flickering edges, the fingers are hidden
 MAX_OFF_PX, MAX_OFF_M, MAX_OFF_RAD = 1.5, 0.018, 0.04
 """The limit is the pixels and the lesser of the others: what is seen of the fingers is no box."""
@@ -80,8 +82,7 @@ def off_px(camera: CameraCfg, c: int, i: int, sample: Sample, change: np.ndarray
     NaN: nothing moves; the picture is blank, or they are hidden, too small or out of view. Two faults cancel unseen: a
     camera shifted and turned so that the fingertips stay where they were.
     """
-    box = np.mgrid[-1:1:9j, -1:1:65j, -1:1:13j].reshape(3, -1).T * TIP_HALF_SIZE + TIP_CENTER  # type: ignore[misc]
-    points = sample["ee_position"][i] + _rotate(sample["ee_rotation"][i], box)
+    points = sample["ee_position"][i] + _rotate(sample["ee_rotation"][i], _seen_of_fingers(sample, c, i))
     px, depth = project(camera, sample["extrinsics"][i, c], points)
     limit = MAX_OFF_PX + camera.intrinsics[0, 0] * min(MAX_OFF_M / abs(depth.mean()), MAX_OFF_RAD)
     inside = px[((px >= 0) & (px < (camera.width, camera.height))).all(axis=1)]
@@ -97,6 +98,21 @@ def off_px(camera: CameraCfg, c: int, i: int, sample: Sample, change: np.ndarray
     # each pixel once: an area, not the nearest points, of which there are more a pixel
     expected = np.unique(inside.astype(int), axis=0).mean(axis=0) + 0.5 if len(inside) else px.mean(axis=0)
     return float(np.linalg.norm(moved[near].mean(axis=0) - expected)), limit
+
+
+def _seen_of_fingers(sample: Sample, c: int, i: int) -> np.ndarray:
+    """Points of what the fingers of env i sweep, the roots only where the hand does not hide them from camera c,
+    (M, 3) m in the hand's frame about the tool centre point."""
+    grid = np.mgrid[-1:1:9j, -1:1:65j, -1:1:13j].reshape(3, -1).T  # type: ignore[misc]
+    tips, roots = (grid * half + middle for middle, half in (TIPS, ROOTS))
+    x, y, z, w = sample["ee_rotation"][i]
+    eye = _rotate(np.array([-x, -y, -z, w]), (sample["extrinsics"][i, c, :3, 3] - sample["ee_position"][i])[None])[0]
+    with np.errstate(divide="ignore"):
+        inverse = 1 / (roots - eye)
+    faces = [(np.array(HAND[0]) + side * np.array(HAND[1]) - eye) * inverse for side in (-1, 1)]
+    enters, leaves = np.minimum(*faces).max(axis=1), np.maximum(*faces).min(axis=1)
+    hidden = (enters < leaves) & (enters < 1) & (leaves > 0)  # the sight line runs from 0, the eye, to 1
+    return np.concatenate([tips, roots[~hidden]])
 
 
 def mirror_ratio(camera: CameraCfg, c: int, i: int, before: Sample, after: Sample) -> float:

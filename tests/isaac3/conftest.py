@@ -85,5 +85,3 @@ def _point_isaac_lab_at(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return env_cfg
 
     monkeypatch.setattr("simulators.isaac.lab3.registered", moved)
-
-
