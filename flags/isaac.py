@@ -97,7 +97,7 @@ class IsaacFlags:
     def _check_release_3(self) -> None:
         if self.isaac_physics == "ovphysx" and self.isaac_renderer == "isaac_rtx":
             raise FlagError(
-                "--isaac_renderer isaac_rtx runs in Kit and ovphysx does not: --isaac_physics isaacsim_physx"
+                "--isaac_renderer isaac_rtx runs in Kit, ovphysx does not; give --isaac_physics isaacsim_physx"
             )
         for name, value in (("isaac_physics", self.isaac_physics), ("isaac_renderer", self.isaac_renderer)):
             if value.startswith("isaac") and not is_installed("isaacsim"):

@@ -210,7 +210,11 @@ class _UsdFile:
         self._path = f"/{root}"
 
     def link(self, name: str, pos: Sequence[float], quat_wxyz: Sequence[float], body: Any) -> Usd.Prim:
-        """A rigid body with the mass and inertia of MuJoCo's; None: those of the shapes that it gets."""
+        """A rigid body with the mass and inertia of MuJoCo's; None: those of the shapes that it gets.
+
+        What stands in the world gets its centre of mass at its origin, which changes nothing of the motion: PhysX keeps
+        the pose of that centre, and a pose that is put back would come out a rounding away, which pictures show.
+        """
         xform = UsdGeom.Xform.Define(self.stage, f"{self._path}/{name}")
         _place(xform, pos, quat_wxyz)
         prim = xform.GetPrim()
@@ -218,9 +222,10 @@ class _UsdFile:
         if body is not None:
             mass = UsdPhysics.MassAPI.Apply(prim)
             mass.CreateMassAttr(float(body.mass[0]))
-            mass.CreateCenterOfMassAttr(_vector(body.ipos))
+            stands = body.parentid[0] == 0
+            mass.CreateCenterOfMassAttr(_vector((0, 0, 0) if stands else body.ipos))
             mass.CreateDiagonalInertiaAttr(_vector(body.inertia))
-            mass.CreatePrincipalAxesAttr(_quaternion(body.iquat))
+            mass.CreatePrincipalAxesAttr(_quaternion((1, 0, 0, 0) if stands else body.iquat))
         return prim
 
     def geoms(self, link: str, geoms: Sequence[int]) -> None:

@@ -8,12 +8,15 @@ import torch
 
 from simulators.isaac.actions import previous_targets
 
+PLACES = ("root_pose", "segment_pose", "nodal_position")
+"""Quantities whose last axis begins with a position in the world."""
+
 
 def parts(env: Any) -> list[tuple[str, torch.Tensor]]:
-    """Name and value (N, n) of each part of the state, in a fixed order."""
-    scene = env.scene.get_state(is_relative=True)
+    """Name and value (N, n) of each part of the state, in a fixed order; positions are the env's own."""
+    scene = env.scene.get_state(is_relative=False)
     found = [
-        (f"{kind}/{entity}/{quantity}", value.reshape(env.num_envs, -1))
+        (f"{kind}/{entity}/{quantity}", _moved(env, quantity, value, -1).reshape(env.num_envs, -1))
         for kind, entities in scene.items()
         for entity, quantities in entities.items()
         if isinstance(quantities, dict)  # a surface gripper's is a tensor, and not restored
@@ -25,14 +28,24 @@ def parts(env: Any) -> list[tuple[str, torch.Tensor]]:
 
 def restore(env: Any, values: torch.Tensor) -> None:
     """Put back what `parts` gave, side by side in `values` (N, S)."""
-    scene = env.scene.get_state(is_relative=True)
+    scene = env.scene.get_state(is_relative=False)
     start = 0
     for name, part in parts(env):
-        value = values[:, start : start + part.shape[1]].to(part.dtype)
+        value = values[:, start : start + part.shape[1]]
         start += part.shape[1]
         if "/" in name:
             kind, entity, quantity = name.split("/")
-            scene[kind][entity][quantity] = value.reshape(scene[kind][entity][quantity].shape)
+            present = scene[kind][entity][quantity]
+            scene[kind][entity][quantity] = _moved(env, quantity, value.reshape(present.shape), 1).to(present.dtype)
         else:
             part.copy_(value)  # the manager's own buffer
-    env.scene.reset_to(scene, None, is_relative=True)
+    env.scene.reset_to(scene, None, is_relative=False)
+
+
+def _moved(env: Any, quantity: str, value: torch.Tensor, sign: int) -> torch.Tensor:
+    """Positions between world and env, in float64: Isaac Lab's own float32 would come back rounded, and show."""
+    if quantity not in PLACES:
+        return value
+    moved = value.double()
+    origins = env.scene.env_origins.double().reshape(-1, *[1] * (value.dim() - 2), 3)
+    return torch.cat([moved[..., :3] + sign * origins, moved[..., 3:]], dim=-1)

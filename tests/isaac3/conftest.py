@@ -21,6 +21,11 @@ from simulators.scene import TCP_OFFSET  # noqa: E402
 from simulators.tasks.open_drawer import HANDLE_OFFSET  # noqa: E402
 
 TASK = "Isaac-Open-Drawer-Franka-v0"
+OVERVIEW = CameraCfg("overview", (-0.92, 1.22, 1.28), (0.42, 0.0, 0.42), vertical_fov_deg=40, width=160, height=120)
+WRIST = CameraCfg("wrist", (-0.05, 0, 0.08), (0.25, 0, 0), frame="gripper", vertical_fov_deg=40, width=160, height=120)
+BOTH = (OVERVIEW, WRIST)
+ON_FAST_SIMULATORS = pytest.mark.skip
+"""These names are tests/conftest.py's too: what is imported from the other tests finds them here."""
 MARKERS = {"tcp": (1.0, 0.0, 0.0), "handle": (0.0, 1.0, 0.0)}
 """Colour of each ball."""
 MARKER_M = 0.006

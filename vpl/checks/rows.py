@@ -33,8 +33,11 @@ PANDA_DH = np.array(
 """frankaemika.github.io/docs/control_parameters.html; the hand is turned by -45 degrees about the flange's z."""
 TOOL_Z_M = 0.1034
 ARM = [f"panda_joint{i}" for i in range(1, 8)]
-JOINT_OFFSET_TASK = "Isaac-Open-Drawer-Franka"
-"""Its actions are known: offsets of the arm's joints from a constant pose, and the gripper's sign."""
+JOINT_OFFSET_TASKS = ("Isaac-Open-Drawer-Franka-v0", "Isaac-Open-Drawer-Franka-Play-v0")
+"""Their actions are known: offsets of the arm's joints from a constant pose, and the gripper's sign. The task without a
+version, of Isaac Lab 3, averages its targets."""
+LAST_ACTION = ("last_action", "actions")
+"""What the embedded simulators and Isaac Lab call that term of the observation."""
 GRIPPER_R_HAND = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])
 """metadata.json gives wrist cameras in axes of their own: x = hand z, y = -hand y, z = hand x."""
 
@@ -79,7 +82,7 @@ def check_rows(rows: Rows, about: About) -> Found:
     yield from _tool(about, finite)
     yield from _cameras(finite, about)
     yield from _state(about, finite)
-    if about.attrs.get("task", "").startswith(JOINT_OFFSET_TASK):
+    if about.attrs.get("task") in JOINT_OFFSET_TASKS:
         yield from _targets(finite)
         yield from _observation(about, finite)
     elif about.attrs.get("simulator", "isaac") != "isaac":  # Isaac Lab's other tasks add noise to what is observed
@@ -258,9 +261,10 @@ def _observation(about: About, rows: Rows) -> Found:
         numbers = rows[name].reshape(len(rows[name]), -1)
         if part[term].shape == numbers.shape:
             yield from _constant(part[term] - numbers, f"proprio's {term} is not that of {name}")
-    if about.attrs.get("video_interval", 1) == 1 and "last_action" in part and "action" in rows:
+    last = next((part[term] for term in LAST_ACTION if term in part), None)
+    if about.attrs.get("video_interval", 1) == 1 and last is not None and "action" in rows:
         done = rows.get("action_executed", rows["action"])
-        off = np.abs(part["last_action"][1:] - done[:-1]).max(axis=1) > EQUAL
+        off = np.abs(last[1:] - done[:-1]).max(axis=1) > EQUAL
         if off.any():
             yield int(np.argmax(off)) + 1, "proprio's last_action is not the row before's action"
 
