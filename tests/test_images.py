@@ -43,6 +43,7 @@ def test_these_are_all_the_pip_lines_there_are():
     assert lines == [
         "--extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0",  # the project's own environment,
         "-r /tmp/requirements.txt",  # from pyproject.toml, which every run of the tests installs
+        "--no-deps --ignore-requires-python -r isaaclab-tiledcam-starter/isaaclab3.txt",  # tests/test_isaac3.py
         "-r /tmp/requirements.txt -c /tmp/constraints.txt",  # the test above
     ]
 
@@ -55,6 +56,6 @@ def test_constraints_name_what_isaac_lab_pins():
 
 def test_wrapper_and_images_agree_on_label_and_collector():
     wrapper = (PROJECT / "run_collection.sh").read_text()
-    assert set(re.findall(r'isaac-data-gen\.simulator="(\w+)"', DOCKERFILE)) == {"isaac", "mujoco"}
+    assert set(re.findall(r'isaac-data-gen\.simulator="(\w+)"', DOCKERFILE)) == {"isaac", "isaac3", "mujoco"}
     assert '"isaac-data-gen.simulator"' in wrapper
     assert DOCKERFILE.count("WORKDIR /workspace\n") == 2 and "collector=/workspace/collect_tiled" in wrapper

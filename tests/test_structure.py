@@ -103,6 +103,9 @@ ALLOWED = {
     "vpl.format": "the name of a column of version 1, whose files do not declare their columns",
     "simulators": "the registry: the default task's name, module and class",
     "flags.collect": "the default task's name and its checkpoint's folder",
+    "simulators.isaac.assets": "NVIDIA's names of the files, links and joints that it stands in for",
+    "simulators.isaac.open_drawer": "the definition of the task in Isaac Lab",
+    "simulators.isaac.lab3": "the registry of Isaac Lab's tasks: that definition's module and class",
 }
 
 

@@ -17,6 +17,7 @@ from conftest import collect_dataset
 
 import vpl_dataset
 from vpl.checks import validate
+from vpl.checks.rows import _motion
 from vpl.exports.lerobot_writer import RecordedVideos, VideoError
 from vpl.video import VideoEncoder, write_mp4
 from vpl_dataset import load_episode
@@ -400,3 +401,10 @@ def test_sample_of_the_episodes_is_checked_and_the_list_of_all(copy, capsys):
     assert "1 of 2 episodes, no problems" in capsys.readouterr().out
     edit_metadata(copy, lambda metadata: metadata["episodes"].pop())
     assert [problem.reason for problem in validate(copy, sample=1)][:1] == ["is not in metadata.json"]
+
+
+@pytest.mark.parametrize(("speed", "way", "found"), [(-70.0, 0.06, 0), (-70.0, 0.3, 1), (0.0, 0.06, 1)])
+def test_speed_of_a_blow_says_nothing_of_the_way_and_a_far_way_is_a_jump_all_the_same(speed, way, found):
+    rows = {"joint_pos": np.zeros((10, 9)), "joint_vel": np.zeros((10, 9)), "timestamps": np.arange(10) / 60}
+    rows["joint_pos"][5:, 6], rows["joint_vel"][5, 6] = way, speed
+    assert len(list(_motion(rows))) == found
