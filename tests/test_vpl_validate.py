@@ -403,7 +403,7 @@ def test_sample_of_the_episodes_is_checked_and_the_list_of_all(copy, capsys):
     assert [problem.reason for problem in validate(copy, sample=1)][:1] == ["is not in metadata.json"]
 
 
-@pytest.mark.parametrize(("speed", "way", "found"), [(-70.0, 0.06, 0), (-70.0, 0.3, 1), (0.0, 0.06, 1)])
+@pytest.mark.parametrize(("speed", "way", "found"), [(-70.0, 0.06, 0), (-70.0, 0.3, 1), (0.0, 0.1, 1)])
 def test_speed_of_a_blow_says_nothing_of_the_way_and_a_far_way_is_a_jump_all_the_same(speed, way, found):
     rows = {"joint_pos": np.zeros((10, 9)), "joint_vel": np.zeros((10, 9)), "timestamps": np.arange(10) / 60}
     rows["joint_pos"][5:, 6], rows["joint_vel"][5, 6] = way, speed

@@ -43,7 +43,9 @@ GRIPPER_R_HAND = np.array([[0.0, 0, 1], [0, -1, 0], [1, 0, 0]])
 
 TOOL_M, TOOL_RAD = 4e-3, 0.02  # from one row to the next the tool moves by up to 20 mm
 CAMERA_M, CAMERA_RAD = 2e-3, 4e-3
-STEP_RAD = 0.05  # between positions and the velocities' trapezoid; a joint moves by up to 0.04 a step
+STEP_RAD = 0.09
+"""Between the way and the velocities' trapezoid. A joint moves by up to 0.0435 rad a step, and PhysX's speed of a light
+wrist is that of the last of its sub-steps, in which it may have turned round: twice that at most."""
 IMPULSE_RAD_S, IMPULSE_STEP_RAD = 4.0, 0.12
 """PhysX gives a blow's impulse on a light link as its speed: 70 rad/s were seen on a wrist whose position moved on by
 0.06 rad. A joint of the Panda is never faster than 2.61 rad/s, so such a speed says nothing of the way."""
