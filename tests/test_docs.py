@@ -27,8 +27,10 @@ import train_policy
 import vpl_dataset
 import vpl_export
 from flags import collect as collect_flags
+from flags import isaac as isaac_flags
 from flags.recorded import arguments
 from policies.controls import Random
+from simulators import resolve
 
 PROJECT = Path(train_policy.__file__).parent
 DOCUMENTS = ("README.md", "FULL_GUIDE.md", "WHAT_IT_DOES.md")
@@ -98,6 +100,9 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(collect_flags, "check_agreement", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    for module in (collect_flags, train_policy):  # commands of .venv-isaac run there
+        monkeypatch.setattr(module, "resolve", lambda name: "isaac" if name == "isaac" else resolve(name))
+    monkeypatch.setattr(isaac_flags, "release", lambda: 3)
     monkeypatch.setattr(train_policy, "load", stop)
     monkeypatch.setattr(replay_episode, "load", stop)
     commands = {name: (*about, stop) for name, (*about, _) in vpl_dataset.COMMANDS.items()}
@@ -146,7 +151,7 @@ def check_docker(words: list[str]) -> None:
 def test_commands_in_the_documents_parse(document, parsing_only):
     for command in commands_of(document):
         words = [word for word in shlex.split(command, comments=True) if not word.startswith("IMAGE=")]
-        if words[0] in (".venv/bin/python", "python", "/workspace/isaaclab/isaaclab.sh"):
+        if words[0] in (".venv/bin/python", ".venv-isaac/bin/python", "python", "/workspace/isaaclab/isaaclab.sh"):
             script, *arguments = words[2:] if words[1] == "-p" else words[1:]
             check_script(script, arguments)
         elif words[0] == "docker":
