@@ -117,6 +117,9 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     metadata = {"format_version": 2, "simulator": "mujoco", "task": TASK, "checkpoint": {}, "episodes": []}
     metadata["arguments"] = arguments(collect_flags.CollectFlags())
+    shipped = tmp_path / collect_flags.SHIPPED_CHECKPOINT.relative_to(PROJECT)
+    shipped.parent.mkdir(parents=True)
+    shipped.touch()
     for name in ("NAME", "OTHER"):
         (tmp_path / "vpl_tiled" / name / "episode_000").mkdir(parents=True)
         (tmp_path / "vpl_tiled" / name / "metadata.json").write_text(json.dumps(metadata))
