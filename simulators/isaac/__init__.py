@@ -2,9 +2,9 @@
 
     with load("isaac", SimulatorCfg(task="Isaac-Open-Drawer-Franka-v0", num_envs=20, cameras=cameras)) as env: ...
 
-This folder alone imports Isaac, and does so once the app runs: Kit must start before anything of it is imported. Here
-is what is the same in all releases; `lab2.py` has the calls that differ. What comes out of here is the env's own frame
-(origins subtracted), quaternions x, y, z, w, names instead of indices.
+This folder alone imports Isaac, and only once what runs it has started. Here is what is the same in all releases;
+`lab2.py` and `lab3.py` have the calls that differ, of which the installed release decides. What comes out of here is
+the env's own frame (origins subtracted), quaternions x, y, z, w, names instead of indices.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 
 from simulators import TASKS, CameraEnv, Sample, SimulatorCfg, SimulatorError, SuccessRule, TaskSpec
-from simulators.isaac import actions, state
+from simulators.isaac.actions import action_for_target, joint_pos_target
 from simulators.isaac.configure import agent_clip_actions, sensor_name
 from simulators.isaac.options import IsaacOptions, embedded_name, release
+from simulators.isaac.state import restore_state, state_parts
 from simulators.recorded import recorded_columns
 from simulators.tasks import Task, load_task
 from vpl.columns import STREAMS, Column, Stream
@@ -79,7 +80,7 @@ class IsaacEnv:
         self.reset(cfg.seed)
         self._lab.render(WARM_UP_RENDERS)
         self._check_intrinsics()
-        parts = state.parts(env)
+        parts = state_parts(env)
         self.state_spec = ", ".join(f"{name}[{part.shape[1]}]" for name, part in parts)
         self.columns: Mapping[str, Column] = self._declare(known, sum(part.shape[1] for _, part in parts))
 
@@ -160,7 +161,7 @@ class IsaacEnv:
         numbers = (actions, reward[:, None], self._env.obs_buf["policy"], self._state())
         diverged = ~torch.cat(numbers, dim=1).isfinite().all(dim=1)
         dones = terminated | time_outs | diverged
-        joint_pos_target = self._release.as_torch(self._robot.data.joint_pos_target).clone()
+        target = self._release.as_torch(self._robot.data.joint_pos_target).clone()
         left = diverged & ~terminated & ~time_outs
         if left.any():
             self._restart(left.nonzero()[:, 0])
@@ -171,7 +172,7 @@ class IsaacEnv:
         extras = {
             "time_outs": time_outs & ~diverged,
             "diverged": diverged,
-            "joint_pos_target": joint_pos_target,
+            "joint_pos_target": target,
         }
         if dones.any() and had_succeeded is not None:  # Isaac Lab has reset them: a step before their end
             extras["log"] = {"success_rate": had_succeeded[dones].float().mean().item()}
@@ -202,16 +203,16 @@ class IsaacEnv:
         Raises:
             SimulatorError: the task has actions that are no joint targets.
         """
-        return actions.action_for_target(self._env.action_manager, joint_pos_target)
+        return action_for_target(self._env.action_manager, joint_pos_target)
 
-    def joint_pos_target(self, actions_: torch.Tensor) -> torch.Tensor:
+    def joint_pos_target(self, actions: torch.Tensor) -> torch.Tensor:
         """See `CameraEnv.joint_pos_target`.
 
         Raises:
             SimulatorError: the task has actions that are no joint targets.
         """
         present = self._release.as_torch(self._robot.data.joint_pos_target)
-        return actions.joint_pos_target(self._env.action_manager, present, self._clipped(actions_))
+        return joint_pos_target(self._env.action_manager, present, self._clipped(actions))
 
     def episode_info(self) -> list[dict[str, Any]]:
         """See `CameraEnv.episode_info`."""
@@ -297,7 +298,7 @@ class IsaacEnv:
 
     def _state(self) -> torch.Tensor:
         """(N, S) float64."""
-        return torch.cat([part.double() for _, part in state.parts(self._env)], dim=1)
+        return torch.cat([part.double() for _, part in state_parts(self._env)], dim=1)
 
     def start_capture(self, streams: Collection[str] = ()) -> Callable[[], Sample]:
         """See `CameraEnv.start_capture`; the pictures are there at once."""
@@ -310,7 +311,7 @@ class IsaacEnv:
         return self._state().cpu().numpy()
 
     @torch.inference_mode()
-    def set_state(self, state_: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
+    def set_state(self, state: np.ndarray, info: Sequence[Mapping[str, Any]] | None = None) -> None:
         """See `CameraEnv.set_state`, as far as PhysX allows: contacts and warm starts begin anew."""
         if info is not None:
             self._lab.vary(info)
@@ -318,7 +319,7 @@ class IsaacEnv:
         targets = [
             (as_torch(a.data.joint_pos_target).clone(), as_torch(a.data.joint_vel_target).clone()) for a in assets
         ]
-        state.restore(self._env, torch.as_tensor(state_, device=self.device))
+        restore_state(self._env, torch.as_tensor(state, device=self.device))
         for asset, (position, velocity) in zip(assets, targets, strict=True):
             self._lab.set_targets(asset, position, velocity)  # it aims all drives at the state: also the furniture's
         self._env.scene.write_data_to_sim()

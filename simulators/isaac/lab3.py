@@ -53,8 +53,7 @@ class Lab:
         if not torch.cuda.is_available():
             allocate_pageable()
         self._options, self.streams = options, STREAMS[options.isaac_renderer]
-        ours = embedded_name(cfg.task)
-        self._placement = Placement(cfg, load_task(ours)) if ours in TASKS else None
+        self._placement: Placement | None = None
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # tables of a hundred lines
             warnings.simplefilter("ignore")
             self.env = self._open(cfg)
@@ -69,11 +68,16 @@ class Lab:
         name = f"Release2-{cfg.task}" if cfg.task in TASKS else cfg.task
         env_cfg = registered(name, cfg, overrides=[f"physics={self._options.isaac_physics}"])
         configure(env_cfg, cfg, self._options)
-        if self._placement:
+        if (ours := embedded_name(cfg.task)) in TASKS:
+            task = load_task(ours, cfg.rewards)
+            self._placement = Placement(cfg, task, env_cfg.scene.robot.init_state.joint_pos)
             self._placement.add_to(env_cfg)
             if cfg.rewards:
-                rewards.use(env_cfg, load_task(embedded_name(cfg.task), cfg.rewards))
-        launcher = launch_simulation(env_cfg, {"headless": self._options.headless, "device": cfg.device})
+                rewards.use(env_cfg, task)
+        flags = {"headless": self._options.headless, "device": cfg.device, "kit_args": self._options.kit_args}
+        if self._options.rendering_mode is not None:
+            flags["rendering_mode"] = self._options.rendering_mode
+        launcher = launch_simulation(env_cfg, flags)
         launcher.__enter__()
         _KEPT.append(launcher)
         return make_env(name, env_cfg)
@@ -88,8 +92,6 @@ class Lab:
         if self._placement:
             self._placement.draw(seed)
         self.env.reset(seed=seed % 2**31)
-        if self._placement:
-            self._placement.begun()
         self.refresh()
         self._paint()
 
@@ -98,10 +100,16 @@ class Lab:
         return self._placement.drawn(seed)[1] if self._placement else self._none
 
     def vary(self, info: Sequence[Mapping[str, Any]]) -> None:
-        """Make the scenes those in which `info` was drawn; where things stand is part of the state."""
+        """Make the scenes those in which `info` was drawn; where things stand is part of the state.
+
+        Raises:
+            ValueError: something varies in them that does not here.
+        """
         if self._placement:
             self._placement.put(info)
             self._paint()
+        elif any(info):
+            raise ValueError(f"nothing varies in this task, and the recorded episodes vary: {info[0]}")
 
     def _paint(self) -> None:
         if self._colors:

@@ -1,6 +1,6 @@
 """An event of Isaac Lab's by which a round begins as it does in MuJoCo: the same joints, the same places of things.
 
-    placement = Placement(cfg, load_task("Isaac-Open-Drawer-Franka-v0"))
+    placement = Placement(cfg, load_task("Isaac-Open-Drawer-Franka-v0"), env_cfg.scene.robot.init_state.joint_pos)
     placement.add_to(env_cfg)                     # before the env is made
     placement.draw(seed=7)                        # what the next `env.reset` begins with
 
@@ -10,6 +10,7 @@ joints start holds for the reset that follows it; the automatic resets of `step`
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,13 @@ from simulators.tasks import Task
 class Placement:
     """What `draw` drew last, for all envs."""
 
-    def __init__(self, cfg: SimulatorCfg, task: Task) -> None:
+    def __init__(self, cfg: SimulatorCfg, task: Task, default_joint_pos: Mapping[str, float]) -> None:
+        """`default_joint_pos`: the robot's in Isaac Lab, rad and m by patterns of joint names."""
         self._task, self._cfg = task, cfg
-        self._default = task.initial_joint_pos(torch.zeros(1, len(JOINT_NAMES) + len(task.joints)))[0]
+        defaults = [_value_of(default_joint_pos, name) for name in JOINT_NAMES]
+        ours = task.initial_joint_pos(torch.zeros(1, len(JOINT_NAMES) + len(task.joints)))[0, : len(JOINT_NAMES)]
+        self._offset = torch.tensor(defaults) - ours
+        """0 in release 2's definition, whose defaults are the embedded task's."""
         model = build_model(task.things(), ())
         self._fields = ModelFields(model, 1, ("pose",), (), 1.0)
         self._qpos = [int(model.joint(name).qposadr[0]) for name in (*JOINT_NAMES, *task.joints)]
@@ -36,7 +41,7 @@ class Placement:
         self.info: list[dict[str, Any]] = [{} for _ in range(cfg.num_envs)]
         """See `CameraEnv.episode_info`."""
         self._joint_pos: torch.Tensor | None = None
-        """Where the robot's joints are to start in the coming reset, (N, 9) rad and m."""
+        """Where the robot's joints are to start in the coming reset, (N, 9) rad and m; None: as Isaac Lab draws."""
 
     def add_to(self, env_cfg: Any) -> None:
         """Become the last of the events that a reset consists of."""
@@ -46,15 +51,14 @@ class Placement:
             self._place_things(env, env_ids)
             if self._joint_pos is not None:
                 self._place_joints(env, env_ids, self._joint_pos)
+                self._joint_pos = None
 
-        default = env_cfg.scene.robot.init_state.joint_pos
-        self._default_offset = torch.tensor([_value_of(default, name) for name in JOINT_NAMES]) - self._default[:9]
         env_cfg.events.place_as_drawn = EventTermCfg(func=place_as_drawn, mode="reset")
 
     def drawn(self, seed: int) -> tuple[torch.Tensor, list[dict[str, Any]]]:
         """Where the robot's joints start in a round of seed `seed`, (N, 9), and what varies in it."""
         joint_pos = self._starts.joint_pos(seed)
-        joint_pos[:, : len(JOINT_NAMES)] += self._default_offset.to(joint_pos.device)  # 0 in release 2's definition
+        joint_pos[:, : len(JOINT_NAMES)] += self._offset.to(joint_pos.device)
         return joint_pos[:, : len(JOINT_NAMES)], self._starts.variation(seed, joint_pos)
 
     def draw(self, seed: int) -> None:
@@ -91,10 +95,6 @@ class Placement:
         position = joint_pos[:, order].to(env.device)[env_ids]
         robot.write_joint_position_to_sim_index(position=position, env_ids=env_ids)
 
-    def begun(self) -> None:
-        """The reset that `draw` was for is over."""
-        self._joint_pos = None
-
 
 def _turned(quat_xyzw: torch.Tensor, yaw: torch.Tensor) -> torch.Tensor:
     """Quaternions (N, 4), turned about the world's z by `yaw` (N,) rad."""
@@ -105,6 +105,4 @@ def _turned(quat_xyzw: torch.Tensor, yaw: torch.Tensor) -> torch.Tensor:
 
 def _value_of(by_pattern: Mapping[str, float], name: str) -> float:
     """Of the first pattern that a joint's name matches."""
-    import re
-
     return next(value for pattern, value in by_pattern.items() if re.fullmatch(pattern, name))

@@ -14,7 +14,8 @@ from simulators.tasks import SceneState, Task
 
 
 def use(env_cfg: Any, task: Task) -> None:
-    """Have the reward manager compute the set that `task` was loaded with, as one term."""
+    """Have the reward manager compute the set that `task` was loaded with, as one term, with its weights of the end:
+    there are no gentler ones for a beginner, so go on from a policy that can."""
     from isaaclab.managers import RewardTermCfg
 
     def of_set(env: Any) -> torch.Tensor:

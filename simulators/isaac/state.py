@@ -12,7 +12,7 @@ PLACES = ("root_pose", "segment_pose", "nodal_position")
 """Quantities whose last axis begins with a position in the world."""
 
 
-def parts(env: Any) -> list[tuple[str, torch.Tensor]]:
+def state_parts(env: Any) -> list[tuple[str, torch.Tensor]]:
     """Name and value (N, n) of each part of the state, in a fixed order; positions are the env's own."""
     scene = env.scene.get_state(is_relative=False)
     found = [
@@ -26,11 +26,11 @@ def parts(env: Any) -> list[tuple[str, torch.Tensor]]:
     return [*found, *previous_targets(env.action_manager), *own]
 
 
-def restore(env: Any, values: torch.Tensor) -> None:
-    """Put back what `parts` gave, side by side in `values` (N, S)."""
+def restore_state(env: Any, values: torch.Tensor) -> None:
+    """Put back what `state_parts` gave, side by side in `values` (N, S)."""
     scene = env.scene.get_state(is_relative=False)
     start = 0
-    for name, part in parts(env):
+    for name, part in state_parts(env):
         value = values[:, start : start + part.shape[1]]
         start += part.shape[1]
         if "/" in name:

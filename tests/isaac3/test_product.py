@@ -224,7 +224,6 @@ def test_planted_fault_is_found(fault, make_env, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, module.__name__, planted)
         code = source.replace(right, wrong) if module is altered else source
         exec(compile(code, module.__file__, "exec"), planted.__dict__)
-    monkeypatch.setattr(isaac, "state", sys.modules[state.__name__])
     monkeypatch.setattr(collector, "collect", sys.modules[collector.__name__].collect)
     with pytest.raises(AssertionError) as failure:
         check(make_env, tmp_path)
