@@ -41,10 +41,10 @@ def foreign_environment(folder: Path) -> Path:
     return package
 
 
-def set_up(clone: Path, **environment: str) -> subprocess.CompletedProcess:
+def set_up(clone: Path, *words: str, **environment: str) -> subprocess.CompletedProcess:
     variables = {key: value for key, value in os.environ.items() if key != "VENV"}
     variables |= {"PYTHON": str(clone / "python3"), **environment}
-    return subprocess.run([clone / "setup_venv.sh"], env=variables, cwd=clone, capture_output=True, text=True)
+    return subprocess.run([clone / "setup_venv.sh", *words], env=variables, cwd=clone, capture_output=True, text=True)
 
 
 def test_an_environment_of_somebody_else_is_left_alone_and_ours_made_beside_it(clone):
@@ -106,3 +106,20 @@ def test_link_that_leads_nowhere_is_left_alone(clone):
     (clone / ".venv").symlink_to("/nowhere/venv")
     done = set_up(clone)
     assert done.stdout == f"{clone / '.venv-isaac-data-gen'}\n" and (clone / ".venv").is_symlink()
+
+
+@pytest.mark.skipif(sys.version_info[:2] not in ((3, 11), (3, 12)), reason="Isaac Lab 3.0 needs Python 3.11 or 3.12")
+def test_isaac_lab_gets_an_environment_of_its_own(clone):
+    assert set_up(clone).stdout == f"{clone / '.venv'}\n"
+    (clone / ".venv" / "mine").touch()
+    done = set_up(clone, "isaac")
+    assert (done.returncode, done.stdout) == (0, f"{clone / '.venv-isaac'}\n"), done.stderr
+    assert (clone / ".venv" / "mine").exists() and (clone / ".venv-isaac" / ".made-by-isaac-data-gen").exists()
+    assert set_up(clone, "isaac").stderr == "", "the second call finds all in place"
+    package = foreign_environment(clone / "theirs")
+    assert set_up(clone, "isaac", VENV="theirs").returncode == 2 and package.exists()
+
+
+def test_unknown_environment_is_refused(clone):
+    done = set_up(clone, "issac")
+    assert done.returncode == 2 and "takes test or isaac, got 'issac'" in done.stderr

@@ -78,7 +78,7 @@ def test_no_robot_starts_inside_of_what_it_is_to_open(make_env):
     env = make_env(num_envs=8, variation=VariationCfg(("pose",), (0.1, 0.2, 0.05, 0.2)))
     for seed in range(4):
         env.reset(seed)
-        start = env._draw_start(seed).cpu().numpy()
+        start = env._starts.joint_pos(seed).cpu().numpy()
         assert not any(
             env._fields.touches(info, env._model_qpos, start[i]) for i, info in enumerate(env.episode_info())
         )
