@@ -12,8 +12,8 @@ python=$(command -v "${PYTHON:-python3}" || true)
 [[ $python != */* ]] || python=$(realpath -s "$python")
 isaac=isaaclab-tiledcam-starter/isaaclab3.txt
 case $extra in
-  isaac) requirement=. folder=.venv-isaac oldest=11 newest=12 ;;
-  '' | test) requirement=.[ray${extra:+,$extra}] folder=.venv oldest=10 newest=13 ;;   # run_collection.sh collects on several cores with Ray
+  isaac) requirement=. folder=.venv-isaac oldest=11 newest=12 pins=$isaac ;;
+  '' | test) requirement=.[ray${extra:+,$extra}] folder=.venv oldest=10 newest=13 pins='' ;;   # run_collection.sh collects on several cores with Ray
   *) echo "set-up: ./setup_venv.sh takes test or isaac, got '$extra'" >&2; exit 2 ;;
 esac
 
@@ -32,7 +32,7 @@ if ! is_free "$venv"; then
   is_free "$venv" || fail "$venv was not made by this script either; set VENV to a new folder"
 fi
 cd "$project"
-stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh $isaac | cksum | cut -d' ' -f1)
+stamp=$venv/.installed-$(cat pyproject.toml setup_venv.sh $pins | cksum | cut -d' ' -f1)
 
 # libegl1 and libopengl0 load OpenGL without a display, libgl1-mesa-dri draws where there is no NVIDIA driver
 install_debian_packages() {

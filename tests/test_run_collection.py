@@ -88,6 +88,9 @@ def machine(tmp_path: Path) -> SimpleNamespace:
         write_script(tools / name, f'exec {sys.executable} {PROJECT}/tests/containers/{script} "$@"')
     stamp = subprocess.check_output("cat pyproject.toml setup_venv.sh | cksum | cut -d' ' -f1", shell=True, cwd=PROJECT)
     (tools / "venv" / f".installed-{stamp.decode().strip()}-").touch()
+    of_isaac = "cat pyproject.toml setup_venv.sh isaaclab-tiledcam-starter/isaaclab3.txt | cksum | cut -d' ' -f1"
+    stamp = subprocess.check_output(of_isaac, shell=True, cwd=PROJECT)
+    (tools / "venv" / f".installed-{stamp.decode().strip()}-isaac").touch()
     write_script(tools / "nvidia-smi", '[ "$GPUS" ] && echo "$GPUS"')
     docker_log, collector_log = tools / "docker.log", tools / "collector.log"
 
@@ -378,6 +381,13 @@ def test_several_cores_without_a_gpu_get_a_worker_each_where_it_pays(machine, ar
     assert Path(machine.collector()["words"][0]).name == script
     machine.call(READY, "--in", "embedded", *arguments.split(), RAY="0")
     assert Path(machine.collector()["words"][0]).name == "collect_tiled_with_checkpoint.py"
+
+
+def test_isaac_lab_without_docker_runs_in_its_own_environment(machine):
+    (plain,) = (machine.tools / "venv").glob(".installed-*-")
+    plain.unlink()  # MuJoCo's environment would have to be set up now
+    assert machine.call(READY, "--in", "embedded", "--simulator", "isaac").code == 0
+    assert machine.collector()["arguments"][-2:] == ["--simulator", "isaac"]
 
 
 @pytest.mark.parametrize("mode", ["exec", "run", "embedded"])

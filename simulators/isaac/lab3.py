@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,7 +54,7 @@ class Lab:
             allocate_pageable()
         self._options, self.streams = options, STREAMS[options.isaac_renderer]
         self._placement: Placement | None = None
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # tables of a hundred lines
+        with warnings.catch_warnings(), quiet_unless_it_fails():
             warnings.simplefilter("ignore")
             self.env = self._open(cfg)
         self._colors = Colors(self.env) if "looks" in cfg.variation.kinds and cfg.cameras else None
@@ -154,6 +154,18 @@ class Lab:
             "renderer": self._options.isaac_renderer,
             "assets": self._assets,
         }
+
+
+@contextlib.contextmanager
+def quiet_unless_it_fails() -> Iterator[None]:
+    """Keep Isaac Lab's tables, some hundred lines, from the terminal; what it says before it gives up is shown."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said):
+            yield
+    except BaseException:  # it ends the process itself, too
+        print(said.getvalue(), file=sys.stderr)
+        raise
 
 
 def register_version_0() -> None:
