@@ -387,7 +387,7 @@ def test_isaac_lab_without_docker_runs_in_its_own_environment(machine):
     (plain,) = (machine.tools / "venv").glob(".installed-*-")
     plain.unlink()  # MuJoCo's environment would have to be set up now
     assert machine.call(READY, "--in", "embedded", "--simulator", "isaac").code == 0
-    assert machine.collector()["arguments"][-2:] == ["--simulator", "isaac"]
+    assert machine.collector()["words"][-2:] == ["--simulator", "isaac"]
 
 
 @pytest.mark.parametrize("mode", ["exec", "run", "embedded"])
