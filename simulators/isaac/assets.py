@@ -8,6 +8,7 @@ project's shapes, masses, inertias, limits and gains: a policy of MuJoCo's meets
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -43,6 +44,7 @@ _WOOD_RGB = (0.66, 0.49, 0.33)
 _PLANE_M = 50.0
 
 
+@functools.cache  # a second env of a process gets the same, though the variable is set by then
 def find_root() -> tuple[str | None, str]:
     """The asset root to set, None: what Isaac Lab takes by itself; and what is to be said and recorded of it."""
     if root := os.environ.get("ISAACSIM_ASSET_ROOT"):

@@ -84,12 +84,17 @@ def make_env(task: str, env_cfg: Any) -> ManagerBasedRLEnv:
     """The env of a configuration.
 
     Raises:
-        SimulatorError: its robot has no hand for a wrist camera.
+        SimulatorError: its robot has no hand for a wrist camera, or a file of its scene is not there.
     """
     import gymnasium
 
     try:
         return gymnasium.make(task, cfg=env_cfg).unwrapped
+    except FileNotFoundError as error:
+        raise SimulatorError(
+            f"--task {task}: {error}; where NVIDIA's server cannot be reached, name a folder with its files in the "
+            "environment variable ISAACSIM_ASSET_ROOT"
+        ) from error
     except RuntimeError as error:  # the camera's, that finds no prim to stand on
         if "panda_hand" in str(error):
             raise SimulatorError(f"--enable_wrist_camera: the robot of --task {task} has no panda_hand") from error

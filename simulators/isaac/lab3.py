@@ -54,7 +54,7 @@ class Lab:
             allocate_pageable()
         self._options, self.streams = options, STREAMS[options.isaac_renderer]
         self._placement: Placement | None = None
-        with warnings.catch_warnings(), quiet_unless_it_fails():
+        with warnings.catch_warnings(), quiet_unless_it_exits():
             warnings.simplefilter("ignore")
             self.env = self._open(cfg)
         self._colors = Colors(self.env) if "looks" in cfg.variation.kinds and cfg.cameras else None
@@ -157,13 +157,13 @@ class Lab:
 
 
 @contextlib.contextmanager
-def quiet_unless_it_fails() -> Iterator[None]:
-    """Keep Isaac Lab's tables, some hundred lines, from the terminal; what it says before it gives up is shown."""
+def quiet_unless_it_exits() -> Iterator[None]:
+    """Keep Isaac Lab's hundred lines of tables from the terminal, but not what it says where it ends the process."""
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said):
             yield
-    except BaseException:  # it ends the process itself, too
+    except SystemExit:
         print(said.getvalue(), file=sys.stderr)
         raise
 

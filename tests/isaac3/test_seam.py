@@ -178,3 +178,5 @@ def test_rewards_of_our_own_are_those_of_mujoco(make_env):
 def test_tasks_that_cannot_be_collected_from_are_refused_in_one_line(make_env):
     with pytest.raises(SimulatorError, match="--task 'Isaac-Nonsense' is not registered in Isaac Lab"):
         make_env(task="Isaac-Nonsense")
+    with pytest.raises(SimulatorError, match=r"cartpole\.usd; where NVIDIA's server .* ISAACSIM_ASSET_ROOT"):
+        make_env(task="Isaac-Cartpole")
