@@ -11,7 +11,6 @@ not, on Ray and on one machine by turns, and all bytes are compared.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import random
@@ -26,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from workload import digest
 
 from flags import flag, parse
 from vpl.files import run
@@ -159,9 +160,9 @@ def children(pid: int) -> list[int]:
 
 
 def digests(dataset: Path) -> dict[str, str]:
-    """SHA-256 of each file of each episode."""
+    """What each file of each episode holds, in a hash."""
     files = [path for folder in all_episode_folders(dataset) for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {str(path.relative_to(dataset)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {str(path.relative_to(dataset)): digest(path) for path in files}
 
 
 @contextlib.contextmanager

@@ -6,12 +6,11 @@
 Weak scaling: each worker has `rounds_per_worker` rounds. Strong scaling: all rounds of the widest weak run, by fewer
 workers. Frames/s are by the clock, from the instant at which all simulators have booted until the last episode is on
 disk, and apart from that from the command's start. A worker has the same cores however many workers there are. All
-files of all runs must have the same bytes. Repetitions take turns, so that a drift of the machine hits all runs alike.
+files of all runs must hold the same. Repetitions take turns, so that a drift of the machine hits all runs alike.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -33,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from workload import digest
 
 from cluster.driver import Driver
 from collect_on_ray import spread
@@ -311,10 +312,6 @@ def collector_flags(planned: Run, flags: Flags, data_root: Path) -> dict[str, An
         "enable_wrist_camera": True,
         "data_root": data_root,
     }
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def binds(row: dict[str, Any], cores: int) -> str:
