@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -98,6 +100,7 @@ def parsing_only(monkeypatch, tmp_path):
     monkeypatch.setattr(evaluate_policy, "evaluate_one", stop)
     monkeypatch.setattr(train_student, "train", stop)
     monkeypatch.setattr(collect_flags, "check_agreement", lambda *_: None)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _place: SimpleNamespace(free=10**15))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for module in (collect_flags, train_policy):  # commands of .venv-isaac run there
