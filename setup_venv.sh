@@ -99,8 +99,9 @@ if ! command -v nvidia-smi >/dev/null &&
   "$python" -c "import urllib.request as r; r.urlopen('$cpu_builds/torch/', timeout=5)" 2>/dev/null; then
   index=(--extra-index-url "$cpu_builds")
 fi
-"${pip[@]}" "${index[@]}" torch==2.13.0 >&2
-"${pip[@]}" --editable "$requirement" >&2
+torch=torch==2.13.0
+"${pip[@]}" "${index[@]}" $torch >&2
+"${pip[@]}" --editable "$requirement" $torch >&2   # said again: pip would rather take another one than look long
 if command -v nvidia-smi >/dev/null; then
   "${pip[@]}" --editable '.[gpu]' >&2
 fi
