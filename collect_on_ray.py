@@ -53,7 +53,7 @@ from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopFile, StopSignal, run
 from vpl.listing import read_metadata
 from vpl.recorder import Recorder
-from vpl.usable_cores import usable_cores
+from vpl.usable_cores import core_numbers, usable_cores
 
 if TYPE_CHECKING:
     from cluster.driver import Booted, Driver, Place, Report
@@ -73,8 +73,7 @@ class RoundCollector:
         from cluster.driver import Place
 
         context = ray.get_runtime_context()
-        cores = sorted(os.sched_getaffinity(0))[: usable_cores()]
-        return Place(context.get_node_id(), os.uname().nodename, os.getpid(), cores)
+        return Place(context.get_node_id(), os.uname().nodename, os.getpid(), core_numbers())
 
     def boot(self, flags: CollectFlags, recorded: dict[str, Any], folder: str, cores: list[int]) -> Booted:
         """Start the simulator.

@@ -43,7 +43,7 @@ from simulators import SIMULATORS
 from vpl.episode import SaverError
 from vpl.files import run
 from vpl.listing import all_episode_folders
-from vpl.usable_cores import usable_cores
+from vpl.usable_cores import core_numbers, usable_cores
 
 PROJECT = Path(__file__).parent.parent
 SAMPLE_S = 1.0
@@ -265,7 +265,7 @@ def measure_one(
 def run_on_ray(planned: Run, flags: Flags, most: int, data_root: Path, seconds: float | None) -> dict[str, Any]:
     """Collect on Ray; where `seconds` is how long that takes, a worker is killed at a random instant of it."""
     on_cpu = SIMULATORS[flags.simulator].device == "cpu"
-    mine = sorted(os.sched_getaffinity(0))
+    mine = core_numbers()
     if on_cpu:  # so that one of two workers has no more cores than it has beside another one
         os.sched_setaffinity(0, mine[: planned.workers * (len(mine) // most)])
     start, cpu = time.monotonic(), time.process_time()

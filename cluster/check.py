@@ -21,6 +21,7 @@ from checks.self_check import Check
 from cluster.devices import claim_gpu, own_uuid
 from flags.collect import CollectFlags, policy_row, prepare_unsaved
 from flags.recorded import package_versions
+from vpl.usable_cores import usable_cores
 
 PACKAGES = ("mujoco", "mujoco-warp", "warp-lang", "rsl-rl-lib", "ray")
 CLOCK_S = 1.0
@@ -74,7 +75,7 @@ class Inspector:
         policy = policy_row(flags, job.policy, job.labeller)
         return Findings(
             host=os.uname().nodename,
-            cores=len(os.sched_getaffinity(0)),
+            cores=usable_cores(),
             versions={**package_versions(), **{name: version for name, version in installed.items() if version}},
             policy={name: value for name, value in policy.items() if name != "path"},
             gpus=tuple(own_uuid(index) for index in range(torch.cuda.device_count())),

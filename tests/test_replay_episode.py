@@ -197,7 +197,7 @@ def test_compare_shows_both_and_no_error(sparse, tmp_path, capsys, mode, unit):
         (["{sparse}", "--light", "0"], "--light must be from 0.05 to 10, got 0.0"),
         (["{sparse}", "--width", "15"], "--width must be even"),
         (["{sparse}", "--device", "cuda:7"], "--device cuda:7"),
-        (["{sparse}", "--shadows"], "--shadows are of --simulator mujoco_warp, this is mujoco"),
+        (["{sparse}", "--shadows"], "--shadows are of --simulator mujoco_warp, this is --simulator mujoco"),
     ],
 )
 def test_bad_input_is_one_line(sparse, capsys, arguments, words):

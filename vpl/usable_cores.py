@@ -21,6 +21,11 @@ def usable_cores() -> int:
     return max(1, min([own, *map(ceil, _quotas()), *allocated[:1]]))
 
 
+def core_numbers() -> list[int]:
+    """Which cores those are, on Linux."""
+    return sorted(os.sched_getaffinity(0))[: usable_cores()]
+
+
 def _quotas() -> Iterator[float]:
     """Cores by each quota on this process's control groups and on those above them."""
     for folder in _own_folders():
