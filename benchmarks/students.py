@@ -71,7 +71,8 @@ CELLS: dict[str, Cell] = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cells", nargs="*", choices=[[], *CELLS], help="what to measure")
+    told = f"what to measure: {', '.join(CELLS)}"
+    parser.add_argument("cells", nargs="*", choices=[[], *CELLS], metavar="CELL", help=told)
     parser.add_argument("--datasets", nargs="*", default=[], choices=[*DATASETS], help="what to collect beforehand")
     parser.add_argument("--root", type=Path, default=PROJECT / "runs" / "students", help="where all of it goes")
     parser.add_argument("--results", type=Path, help="gather what was measured, beside what stands there")
