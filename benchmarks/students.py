@@ -5,7 +5,8 @@
     python benchmarks/students.py --results benchmarks/students.json --chart docs/students.png       what there is
 
 Each cell collects its dataset with MuJoCo Warp if that is not there, trains a student on it, and evaluates it in 500
-unseen scenes. What a folder of --root holds already is not made again; the commands are printed as they start.
+unseen scenes; the cell physx does so in Isaac Lab 3, by .venv-isaac/bin/python. What a folder of --root holds already
+is not made again; the commands are printed as they start.
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ DATASETS: dict[str, tuple[str, ...]] = {
     "224x168": (*WARP, "--width", "224", "--height", "168", *NOISY, "--num_episodes", "3"),
     "version_1": (*WARP, *SMALL, "--num_episodes", "4", "--checkpoint", "version_1/model.pt"),
     "mujoco": ("--simulator", "mujoco", "--num_envs", "105", *SCENES, *SMALL, *NOISY, "--num_episodes", "12"),
+    "physx": ("--simulator", "isaac", "--num_envs", "256", *SCENES, *SMALL, *NOISY, "--num_episodes", "5"),
 }
 """The collector's flags; `version_1/` is a folder of --root."""
+EVALUATED: dict[str, tuple[str, ...]] = {
+    "mujoco_warp": ("--num_envs", "500"),
+    "mujoco": ("--num_envs", "100", "--device", "cuda:0"),  # where the student thinks
+    "isaac": ("--num_envs", "250"),
+}
+"""evaluate_policy.py's flags by simulator."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ CELLS: dict[str, Cell] = {
     "224x168": Cell(("224x168",), ("--shift_px", "7"), label="224x168 px"),
     "mp4": Cell(train=("--source", "mp4"), label="from the MP4s"),
     "mujoco": Cell(("mujoco",), ("--episodes", "976"), ("mujoco_warp", "mujoco"), "MuJoCo's pictures"),
+    "physx": Cell(("physx",), ("--episodes", "976"), ("isaac",)),
     "version_1": Cell(("version_1",), ("--episodes", "976"), label="version 1's policy"),
 }
 """Beside the numbers of demonstrations: 976 of them, noisy, both cameras, 128x96, lossless, one thing another."""
@@ -98,8 +107,7 @@ def measure(root: Path, name: str) -> None:
         run("examples/train_student.py", *datasets, "--output", folder, *cell.train)
     for simulator in cell.simulators:
         if not (result := folder / f"{simulator}.json").exists():
-            envs = "500" if simulator == "mujoco_warp" else "100"
-            where = ("--simulator", simulator, "--num_envs", envs, "--output", result)
+            where = ("--simulator", simulator, *EVALUATED[simulator], "--output", result)
             run("evaluate_policy.py", "--policy", f"student:{folder / 'student.pt'}", *where)
 
 

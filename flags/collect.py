@@ -29,6 +29,8 @@ from vpl.files import open_file_limit
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_franka" / "model.pt"
+PHYSX_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_physx" / "model.pt"
+"""What Isaac Lab collects with: the same policy after more training, under PhysX."""
 COMPRESSED_SHARE = 0.05
 """Least share of the raw images that a dataset takes on disk (measured: 0.06 for rendered images)."""
 
@@ -42,7 +44,9 @@ class CollectFlags(CameraFlags, VariationFlags, IsaacFlags):
     num_envs: int = flag(20, "envs simulated side by side")
     num_episodes: int = flag(2, "rounds: num_envs x num_episodes episodes in all")
     steps: int = flag(60, "most control steps of an episode, 60 per second")
-    checkpoint: Path = flag(SHIPPED_CHECKPOINT, "RSL-RL model_*.pt", metavar="FILE", default_says="the shipped one")
+    checkpoint: Path | None = flag(
+        None, "RSL-RL model_*.pt", metavar="FILE", default_says="the shipped one; in Isaac Lab the one trained there"
+    )
     activation: str | None = flag(None, "the actor's activation, such as elu", default_says="params/agent.yaml's")
     clip_actions: str | None = flag(
         None,
@@ -86,7 +90,7 @@ class Job:
     """What a run of the collector is made of; nothing has been written or booted for it."""
 
     flags: CollectFlags
-    """With `simulator` and `device` resolved."""
+    """As `resolved` returns them."""
     simulator_reason: str
     cameras: tuple[CameraCfg, ...]
     policy: Policy
@@ -166,6 +170,7 @@ def resolved(flags: CollectFlags) -> CollectFlags:
             flags,
             simulator=simulator,
             device=flags.device or able.device,
+            checkpoint=flags.checkpoint or (PHYSX_CHECKPOINT if simulator == "isaac" else SHIPPED_CHECKPOINT),
             randomize=flags.randomize or able.default_kinds,
         )
         _check_values(flags, able)
