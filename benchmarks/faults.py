@@ -3,9 +3,10 @@
     python benchmarks/faults.py --trials 50 --results faults.json
 
 Faults by turns, each at a random instant: SIGKILL of a worker, of a node with all its processes (two nodes on this
-machine), and of the driver; a worker that stops (SIGSTOP); a disk that fills (a tmpfs, needs root). What is on disk
-after a fault must be whole episodes of the undisturbed run, byte for byte; then --resume completes it where the run did
-not, on Ray and on one machine by turns, and all bytes are compared.
+machine), and of the driver; a worker that stops (SIGSTOP); a disk that fills, and with --gather one node's own disk
+that is full (tmpfs; both need root). What is on disk after a fault must be whole episodes of the undisturbed run, byte
+for byte; then --resume completes it where the run did not, on Ray and on one machine by turns, and all bytes are
+compared.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ ON_RAY, ON_ONE = (str(PROJECT / name) for name in ("collect_on_ray.py", "collect
 FLAGS = (
     "--num_envs 2 --num_episodes 8 --steps 30 --enable_wrist_camera --width 64 --height 48 --simulator mujoco".split()
 )
-FAULTS = ("worker", "node", "driver", "hang", "disk")
+FAULTS = ("worker", "node", "driver", "hang", "disk", "node's disk")
 SMALL_DISK, LARGE_DISK = "3m", "200m"
 """Sizes of the tmpfs that fills, and then does not."""
+NODES_DISK = "64k"
+"""A node's own, which keeps an episode only until it is gathered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +83,10 @@ def undisturbed_s(place: Path) -> float:
     return time.monotonic() - begun
 
 
-def start(place: Path, address: str) -> subprocess.Popen:
+def start(place: Path, address: str, *more: str) -> subprocess.Popen:
     """A collection on Ray whose dataset has begun."""
     words = [*FLAGS, "--data_root", str(place), "--address", address, "--workers", "2", "--round_timeout_s", "40"]
+    words += more
     process = subprocess.Popen(
         [sys.executable, ON_RAY, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -98,9 +102,10 @@ def one_trial(trial: int, seed: int, place: Path, whole: dict[str, str], most_s:
     with contextlib.ExitStack() as stack:
         if fault == "disk":
             stack.enter_context(small_disk(place))
-        cluster = stack.enter_context(two_nodes()) if fault == "node" else None
-        process = start(place, cluster.address if cluster else "local")
-        if fault != "disk":
+        cluster = stack.enter_context(two_nodes(place if "disk" in fault else None)) if "node" in fault else None
+        more = ["--gather"] if fault == "node's disk" else []
+        process = start(place, cluster.address if cluster else "local", *more)
+        if "disk" not in fault:
             time.sleep(delay)
         hit = process.poll() is None
         harm(fault, process, cluster, chance)
@@ -166,15 +171,27 @@ def digests(dataset: Path) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def two_nodes() -> Iterator[Any]:
-    """Two nodes of a core each on this machine."""
+def two_nodes(own: Path | None) -> Iterator[Any]:
+    """Two nodes of a core each on this machine; the second has a small disk of its own at `own`, if that is given."""
+    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
-    yield cluster
-    cluster.shutdown()
+    with contextlib.ExitStack() as stack:
+        stack.callback(cluster.shutdown)
+        if own is None:
+            cluster.add_node(num_cpus=1)
+        else:
+            mount = f"mount -t tmpfs -o size={NODES_DISK} tmpfs {own}"
+            join = f"{sys.executable} -m ray.scripts.scripts start --address {cluster.address} --num-cpus 1 --block"
+            node = subprocess.Popen(["unshare", "--mount", "sh", "-c", f"{mount} && exec {join}"])
+            stack.callback(node.wait)
+            stack.callback(node.terminate)
+        ray.init(address=cluster.address, log_to_driver=False)
+        while len(ray.nodes()) < 2:
+            time.sleep(0.2)
+        ray.shutdown()
+        yield cluster
 
 
 @contextlib.contextmanager

@@ -13,7 +13,9 @@ import errno
 import json
 import os
 import shutil
-from itertools import accumulate, chain
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from vpl.files import published
 from vpl.format import declared
 from vpl.listing import all_episode_folders, damage, describe, read_metadata
 from vpl.runs import recorded_runs
+from vpl.usable_cores import usable_cores
 from vpl.variation import variation_of
 
 SHARED = ("format_version", "task", "simulator", "cameras", "conventions", "not_recorded")
@@ -44,6 +47,8 @@ NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, 
 """Another disk, one without hard links, a file of another user, or too many links."""
 RECORDED = "recorded.h5"
 """In a merged episode, the source's HDF5, to whose datasets the episode's own one links."""
+AT_A_TIME = 16
+"""Episodes that a process takes."""
 OWN = ("episodes", "runs")
 """What the merged dataset has of all of them, so that `sources` does not repeat it."""
 
@@ -65,23 +70,28 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     metadata = [read_metadata(dataset) for dataset in datasets]
     found = [(dataset, folder) for dataset in datasets for folder in all_episode_folders(dataset)]
     episodes = [folder for _, folder in found]
-    if damaged := next(filter(None, map(damage, episodes)), None):
+    with ProcessPoolExecutor(usable_cores()) as pool:
+        reasons, digests = zip(*pool.map(_read, episodes, chunksize=AT_A_TIME), strict=True)
+    if damaged := next(filter(None, reasons), None):
         raise OSError(damaged)
     _check_agreement(datasets, metadata)
-    _check_distinct(episodes)
+    _check_distinct(episodes, digests)
     num_envs = metadata[0]["arguments"]["num_envs"]
     runs = list(map(recorded_runs, metadata))
     first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
-    rows: list[dict[str, Any]] = []
     with published(output) as folder:
         folder.mkdir()
+        targets, attrs = [], []
         for index, (dataset, episode) in enumerate(found):
             parent = folder if episode.parent == dataset else folder / "failed"
+            targets.append(parent / f"episode_{index:03d}")
             # round and env_index count on, as they do in a collection of num_envs
             numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
-            attrs = {**numbers, "run": first_run[dataset], "source": f"{dataset.resolve().name}/{episode.name}"}
-            target = parent / f"episode_{index:03d}"
-            rows.append({**_take_episode(episode, target, attrs, copy), "path": str(target.relative_to(folder))})
+            source = f"{dataset.resolve().name}/{episode.name}"
+            attrs.append({**numbers, "run": first_run[dataset], "source": source})
+        with ProcessPoolExecutor(usable_cores()) as pool:
+            taken = list(pool.map(_take_episode, episodes, targets, attrs, repeat(copy), chunksize=AT_A_TIME))
+        rows = [{**row, "path": str(target.relative_to(folder))} for row, target in zip(taken, targets, strict=True)]
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
         sources = [
             {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key not in OWN}}
@@ -117,11 +127,17 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return {**shared, **attrs, **cameras, "columns": columns, "names of columns": names}
 
 
-def _check_distinct(episodes: list[Path]) -> None:
+def _read(episode: Path) -> tuple[str, str]:
+    """Why it cannot be merged, "" if it can, and the digest of its motion."""
+    if reason := damage(episode):
+        return reason, ""
+    with h5py.File(episode / f"{episode.name}.h5", locking=False) as h5:
+        return "", motion_digest({name: h5[name][:] for name in MOTION}, variation_of(h5))
+
+
+def _check_distinct(episodes: Sequence[Path], digests: Sequence[str]) -> None:
     seen: dict[str, Path] = {}
-    for folder in episodes:
-        with h5py.File(folder / f"{folder.name}.h5", locking=False) as h5:
-            digest = motion_digest({name: h5[name][:] for name in MOTION}, variation_of(h5))
+    for folder, digest in zip(episodes, digests, strict=True):
         if digest in seen:
             raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
         seen[digest] = folder

@@ -27,12 +27,15 @@ worst, compared = np.inf, 0
 for index, name in enumerate(about["episodes"]):
     start = meta.episodes[index]["dataset_from_index"]
     color, actions = read(vpl, name, "color"), read(vpl, name, about["action"]["column"])
+    extrinsics = read(vpl, name, "extrinsics")
     state = np.concatenate([read(vpl, name, column).reshape(len(color), -1) for column in felt], axis=1)
     for row in range(0, len(color), 7):
         item = data[start + row]
         for camera, key in enumerate(meta.video_keys):
             image = item[key].permute(1, 2, 0).numpy() * 255
             worst, compared = min(worst, psnr_db(image, color[row, camera])), compared + 1
+            flat = item[key.replace("observation.images", "extrinsics")].numpy()
+            assert np.array_equal(flat, extrinsics[row, camera].ravel()), (name, row, key)
         assert np.array_equal(item["observation.state"].numpy(), state[row]), (name, row)
         ahead = actions[np.minimum(np.arange(row, row + 8), len(actions) - 1)]
         assert np.array_equal(item["action"].numpy(), ahead), (name, row)

