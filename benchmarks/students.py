@@ -107,7 +107,7 @@ def measure(root: Path, name: str) -> None:
         run("examples/train_student.py", *datasets, "--output", folder, *cell.train)
     for simulator in cell.simulators:
         if not (result := folder / f"{simulator}.json").exists():
-            where = ("--simulator", simulator, *EVALUATED[simulator], "--output", result)
+            where = ("--simulator", simulator, *EVALUATED[simulator], "--output", str(result))
             run("evaluate_policy.py", "--policy", f"student:{folder / 'student.pt'}", *where)
 
 

@@ -53,6 +53,12 @@ ISAAC_LAB_TRAIN = "isaaclab/scripts/reinforcement_learning/rsl_rl/train.py"
 FOREIGN_FLAGS = {
     *("--no-install-recommends", "--gpus", "--init", "--name", "--shm-size", "--target"),  # apt-get's and docker's
     "--runtime",  # nvidia-ctk's
+    *(
+        "--batch_size",
+        "--num_workers",
+        "--use_policy_training_preset",
+        "--output_dir",
+    ),  # lerobot-train's, with dotted ones
 }
 
 
@@ -71,7 +77,7 @@ def test_every_flag_is_in_the_guide_and_every_flag_in_the_documents_exists(capsy
     guide = (PROJECT / "FULL_GUIDE.md").read_text()
     assert {flag for flag in existing if f"`{flag}`" not in guide} == set()
     for document in DOCUMENTS:
-        named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*", (PROJECT / document).read_text()))
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]*(?![\w.-])", (PROJECT / document).read_text()))
         assert named - existing - FOREIGN_FLAGS - {"--help"} == set(), document
 
 
@@ -172,6 +178,8 @@ def test_commands_in_the_documents_parse(document, parsing_only):
                 subprocess.run([PROJECT / words[0], "--help"], check=True, capture_output=True)
             else:
                 check_script("collect_tiled_with_checkpoint.py", arguments)
+        elif words[0] == "lerobot-train":
+            assert "--dataset.root=exports/drawer" in words  # what the command before it wrote
         elif words[0] == "kubectl":
             assert (PROJECT / words[words.index("-f") + 1]).is_file()
         elif words[0] == "sbatch":
