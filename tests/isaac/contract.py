@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from isaaclab.managers import TerminationTermCfg
 from isaaclab.utils import configclass
 from isaaclab.utils.math import matrix_from_quat
 from isaaclab_tasks.manager_based.manipulation.cabinet.config.franka.joint_pos_env_cfg import FrankaCabinetEnvCfg
+from planted import functions_run, plant
 
 import collect_tiled_with_checkpoint as collector
 import simulators.isaac as isaac
@@ -322,35 +322,15 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(fault, tmp_path, monkeypatch):
     altered, right, wrong, check = FAULTS[fault]
-    assert Path(altered.__file__).read_text().count(right) == 1, "the source has changed: adapt the fault"
-    for module in dict.fromkeys((altered, isaac)):  # the second holds what it took from lab2
-        source = Path(module.__file__).read_text()
-        planted = types.ModuleType(module.__name__)
-        planted.__file__ = module.__file__
-        monkeypatch.setitem(sys.modules, module.__name__, planted)
-        code = source.replace(right, wrong) if module is altered else source
-        exec(compile(code, module.__file__, "exec"), planted.__dict__)
-    monkeypatch.setattr(collector, "collect", sys.modules[collector.__name__].collect)
+    plant(monkeypatch, altered, right, wrong)
     with pytest.raises(AssertionError) as failure:
         check(tmp_path)
     print(f"{fault}: {failure.value}")
 
 
 def test_how_much_of_isaac_lab_this_goes_through(tmp_path, capsys):
-    seen = set()
-
-    def note(frame, event, _argument) -> None:
-        if event == "call" and "/isaaclab/source/isaaclab" in frame.f_code.co_filename:
-            seen.add((frame.f_code.co_filename, frame.f_code.co_qualname))
-
-    sys.setprofile(note)
-    try:
+    with functions_run("/isaaclab/source/isaaclab", capsys) as names:
         collect(tmp_path, "--num_episodes", "2", "--task", EARLY)
-    finally:
-        sys.setprofile(None)
-    with capsys.disabled():
-        print(f"\n{len(seen)} functions of Isaac Lab ran in {len({file for file, _ in seen})} of its files")
-    names = {name for _, name in seen}
     for name in (
         "ManagerBasedRLEnv.step",
         "TiledCamera._update_buffers_impl",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1]
-sys.path[:0] = [str(PROJECT), str(HERE)]
+sys.path[:0] = [str(PROJECT), str(HERE), str(PROJECT / "tests")]
 import kit  # noqa: E402
 
 kit.install(Path(os.environ["ISAAC_SITE"]))

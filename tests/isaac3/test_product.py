@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import test_seam
 from conftest import BOTH, PROJECT
+from planted import functions_run, plant
 from test_self_check import AlteredEnv, late, mirrored, misplaced
 from test_truth import MAX_DIFFERENT
 
@@ -216,34 +216,13 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_planted_fault_is_found(fault, make_env, tmp_path, monkeypatch):
     altered, right, wrong, check = FAULTS[fault]
-    assert Path(altered.__file__).read_text().count(right) == 1, "the source has changed: adapt the fault"
-    for module in dict.fromkeys((altered, isaac)):  # the second holds what it took from the first
-        source = Path(module.__file__).read_text()
-        planted = types.ModuleType(module.__name__)
-        planted.__file__ = module.__file__
-        monkeypatch.setitem(sys.modules, module.__name__, planted)
-        code = source.replace(right, wrong) if module is altered else source
-        exec(compile(code, module.__file__, "exec"), planted.__dict__)
-    monkeypatch.setattr(collector, "collect", sys.modules[collector.__name__].collect)
+    plant(monkeypatch, altered, right, wrong)
     with pytest.raises(AssertionError) as failure:
         check(make_env, tmp_path)
     print(f"{fault}: {failure.value}")
 
 
 def test_how_much_of_isaac_lab_this_goes_through(tmp_path, capsys):
-    seen = set()
-
-    def note(frame, event, _argument) -> None:
-        if event == "call" and "/site-packages/isaaclab" in frame.f_code.co_filename:
-            seen.add((frame.f_code.co_filename, frame.f_code.co_qualname))
-
-    sys.setprofile(note)
-    try:
+    with functions_run("/site-packages/isaaclab", capsys) as names:
         collect(tmp_path, "--num_episodes", "1")
-    finally:
-        sys.setprofile(None)
-    with capsys.disabled():
-        print(f"\n{len(seen)} functions of Isaac Lab ran in {len({file for file, _ in seen})} of its files")
-    assert {"ManagerBasedRLEnv.step", "Camera._update_buffers_impl", "NewtonWarpRenderer.render"} <= {
-        n for _, n in seen
-    }
+    assert {"ManagerBasedRLEnv.step", "Camera._update_buffers_impl", "NewtonWarpRenderer.render"} <= names
