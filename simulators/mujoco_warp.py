@@ -31,6 +31,7 @@ from simulators.cameras import CameraCfg
 from simulators.mujoco_env import MAX_VALUE, STATE, MujocoEnv
 from simulators.scene import HELD_RANGE, JOINT_NAMES, JOINT_VEL_LIMIT, PHYSICS_DT
 from simulators.tasks import Task
+from simulators.textures import smooth_textures
 from simulators.warp_kernels import hold_limits, note_divergence, pack_depth, pack_ids, pack_rgb
 
 _STATE = int(STATE)
@@ -91,6 +92,7 @@ class MujocoWarpEnv(MujocoEnv):
         self.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_NATIVECCD
         if self._options.shadows:  # a sun would leave the room dark: walls and ceiling are in its way
             self.model.light_type[:] = mujoco.mjtLightType.mjLIGHT_POINT
+        smooth_textures(self.model, cfg.cameras, self._options.samples_per_pixel)
         batched = dict.fromkeys(("geom_friction", *self._fields.values), cfg.num_envs)
         self._model = mjw.put_model(self.model, batch_sizes=batched)
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
