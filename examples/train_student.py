@@ -41,7 +41,7 @@ from vpl.usable_cores import usable_cores
 from vpl_dataset import Episode, episode_folders, load_episode
 
 STATE = ("joint_pos", "joint_vel")
-"""Of the robot's state what helps: 98 % with both, 88 % without velocities (docs/LOG.md); all columns of the role `state` are allowed."""
+"""Of the robot's state what helps (98 % with velocities, 88 % without: docs/LOG.md); any of the role `state` may be."""
 LOG_EVERY = 25
 EMA = 0.998
 """Of the weights: how much of them a step keeps."""
