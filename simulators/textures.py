@@ -25,7 +25,7 @@ overview camera: 4.3 to 3.2 at 128x96, 2.9 to 2.3 at 320x240)."""
 
 def smooth_textures(model: mujoco.MjModel, cameras: Sequence[CameraCfg], samples_per_pixel: int) -> None:
     """Blur each material's texture over what a ray of the sharpest camera stands for at DISTANCE_M."""
-    finest = min(2 * math.tan(math.radians(c.vertical_fov_deg) / 2) / c.height for c in cameras)
+    finest = min((2 * math.tan(math.radians(c.vertical_fov_deg) / 2) / c.height for c in cameras), default=0.0)
     ray_m = DISTANCE_M * finest / math.sqrt(samples_per_pixel)
     for material, texture in enumerate(model.mat_texid[:, mujoco.mjtTextureRole.mjTEXROLE_RGB]):
         if texture < 0:
