@@ -1,7 +1,7 @@
 """How collecting grows with workers: the same rounds by 1, 2, 4, ... GPUs, weak and strong, and with a worker killed.
 
     python benchmarks/scaling.py --budget_s 540 --results scaling.json --chart scaling.png      # all GPUs
-    python benchmarks/scaling.py --simulator mujoco --num_envs 8 --workers 1 2                   # CPU cores
+    python benchmarks/scaling.py --simulator mujoco --num_envs 8 --workers 1 --workers 2         # CPU cores
 
 Weak scaling: each worker has `rounds_per_worker` rounds. Strong scaling: all rounds of the widest weak run, by fewer
 workers. Frames/s are by the clock, from the instant at which all simulators have booted until the last episode is on
@@ -334,7 +334,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     medians = []
     for (name, workers, rounds), group in groups.items():
         numbers = {
-            key: statistics.median(row[key] for row in group) for key, value in group[0].items() if _is_number(value)
+            key: round(statistics.median(row[key] for row in group), 6)
+            for key, value in group[0].items()
+            if _is_number(value)
         }
         said = {"run": name, "workers": workers, "rounds": rounds, "repetitions": len(group)}
         medians.append({**numbers, **said, "binds": " / ".join(dict.fromkeys(row["binds"] for row in group))})

@@ -32,7 +32,7 @@ from cluster.storage import Destination
 from flags import FlagError
 from flags.collect import CollectFlags
 from simulators import SimulatorError
-from vpl.catalog import Catalog
+from vpl.catalog import KEPT, Catalog
 from vpl.episode import DatasetCfg, SaverError
 from vpl.files import bury
 from vpl.round import said_of
@@ -351,6 +351,6 @@ def _reason(error: RayError) -> str:
         return "its process was killed, or its machine lost; Ray's logs are in /tmp/ray/session_latest/logs there"
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, CLEAR):
-        return str(cause)
+        return str(cause).partition(f"; {KEPT}")[0]  # what else is to be done the driver does
     tqdm.write(str(error), file=sys.stderr)
     return f"{type(cause).__name__}: {' '.join(str(cause).split())}"

@@ -24,6 +24,9 @@ from vpl.files import Claim, ClaimError, bury
 from vpl.format import FORMAT_VERSION
 from vpl.listing import all_episode_folders, damage, read_row
 
+KEPT = "whole episodes are kept"
+"""What a message says of an end before the end; the remedy follows it."""
+
 
 class Catalog:
     """The claim on a dataset's folder and the rows of its episodes."""
@@ -148,8 +151,8 @@ class Catalog:
 def failure(root: Path, folder: Path, error: Exception) -> SaverError:
     """What to say of an error of writing into the dataset `root` from the run's `folder`."""
     if root.exists() and not folder.exists():
-        return SaverError(f"another run has taken {root} over; whole episodes are kept")
-    return SaverError(f"writing failed: {error}; whole episodes are kept, go on with --resume {root}")
+        return SaverError(f"another run has taken {root} over; {KEPT}")
+    return SaverError(f"writing failed: {error}; {KEPT}, go on with --resume {root}")
 
 
 @contextmanager
