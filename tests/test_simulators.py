@@ -23,6 +23,7 @@ from simulators.cameras import CameraCfg
 from simulators.scene import JOINT_VEL_LIMIT, TCP_OFFSET
 from simulators.seeds import episode_rng, round_seed
 from simulators.tasks import load_task, open_drawer
+from simulators.textures import smooth_textures
 
 
 def roll(env, steps: int, seed: int = 0) -> np.ndarray:
@@ -323,6 +324,19 @@ def test_arm_and_cabinet_cast_shadows_and_the_room_does_not():
             pictures.append(env.capture(["color"])["color"][0, 0].astype(int).mean(axis=-1))
     darker = (pictures[0] - pictures[1] > 20).mean()
     assert 0.03 < darker < 0.3, f"{darker:.0%} of the picture is in the shadow"
+
+
+def test_textures_are_smoother_where_pixels_are_coarser():
+    with load("mujoco", SimulatorCfg(task=TASK, num_envs=1)) as env:
+        sharp, spreads = env.model.tex_data.copy(), [env.model.tex_data.std()]
+        for cameras in ((), (replace(OVERVIEW, height=240),), (replace(OVERVIEW, height=96),)):
+            env.model.tex_data[:] = sharp
+            smooth_textures(env.model, cameras, samples_per_pixel=1)
+            spreads.append(env.model.tex_data.std())
+            assert env.model.tex_data.mean() == pytest.approx(sharp.mean(), abs=0.5)
+    assert spreads[0] == spreads[1] > spreads[2] > spreads[3]
+    with load("mujoco_warp", SimulatorCfg(task=TASK, num_envs=1, cameras=(OVERVIEW,))) as env:
+        assert env.model.tex_data.std() < spreads[0]
 
 
 def test_mujoco_warp_moves_and_looks_as_mujoco_does(tmp_path, monkeypatch):
