@@ -173,7 +173,6 @@ def digests(dataset: Path) -> dict[str, str]:
 @contextlib.contextmanager
 def two_nodes(own: Path | None) -> Iterator[Any]:
     """Two nodes of a core each on this machine; the second has a small disk of its own at `own`, if that is given."""
-    import ray
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -181,17 +180,28 @@ def two_nodes(own: Path | None) -> Iterator[Any]:
         stack.callback(cluster.shutdown)
         if own is None:
             cluster.add_node(num_cpus=1)
+            cluster.wait_for_nodes()
         else:
-            mount = f"mount -t tmpfs -o size={NODES_DISK} tmpfs {own}"
-            join = f"{sys.executable} -m ray.scripts.scripts start --address {cluster.address} --num-cpus 1 --block"
-            node = subprocess.Popen(["unshare", "--mount", "sh", "-c", f"{mount} && exec {join}"])
-            stack.callback(node.wait)
-            stack.callback(node.terminate)
-        ray.init(address=cluster.address, log_to_driver=False)
+            stack.enter_context(node_with_a_disk(own, cluster.address))
+        yield cluster
+
+
+@contextlib.contextmanager
+def node_with_a_disk(place: Path, address: str) -> Iterator[None]:
+    """A second node, for which `place` is a small disk of its own."""
+    import ray
+
+    mount = f"mount -t tmpfs -o size={NODES_DISK} tmpfs {place}"
+    join = f"{sys.executable} -m ray.scripts.scripts start --address {address} --num-cpus 1 --block"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", f"{mount} && exec {join}"]) as node:
+        ray.init(address=address, log_to_driver=False)
         while len(ray.nodes()) < 2:
+            if node.poll() is not None:
+                raise RuntimeError(f"no node could join at {address}; mounting a tmpfs needs root")
             time.sleep(0.2)
         ray.shutdown()
-        yield cluster
+        yield
+        node.terminate()
 
 
 @contextlib.contextmanager

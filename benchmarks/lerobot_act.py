@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
+from students import run as command
 from torch import nn
 
 from flags import FlagError, exit_code, flag, parse, positional, required
@@ -29,7 +28,6 @@ from vpl.files import run
 from vpl.stats import spread_rows
 from vpl.usable_cores import usable_cores
 
-PROJECT = Path(__file__).parent.parent
 NAME = "local/drawer"
 PICTURES = 192
 """For the statistics."""
@@ -56,22 +54,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train_and_evaluate(flags: Flags) -> int:
+    """Do what the flags say; returns the exit code."""
     if flags.output.exists():
         raise FlagError(f"--output {flags.output} exists already; give a new folder")
     os.environ["HF_HUB_OFFLINE"] = "1"  # else LeRobot would ask the hub for local/drawer
-    shape = fresh_policy(flags.export, flags.output / "fresh", flags.device)
-    command("-m", "lerobot.scripts.lerobot_train", *training(flags, shape))
-    policy = flags.output / "trained" / "checkpoints" / "last" / "pretrained_model"
+    output = flags.output.absolute()
+    shape = fresh_policy(flags.export, output / "fresh", flags.device)
+    command("-m", "lerobot.scripts.lerobot_train", *training(flags, shape, output))
+    policy = output / "trained" / "checkpoints" / "last" / "pretrained_model"
     size = ["--enable_wrist_camera", "--height", str(shape[0]), "--width", str(shape[1])]
     where = ["--simulator", flags.simulator, "--device", flags.device, "--num_scenes", str(flags.num_scenes)]
-    where += ["--num_envs", str(min(100, flags.num_scenes)), "--output", str(flags.output / "success.json")]
+    where += ["--num_envs", str(min(100, flags.num_scenes)), "--output", str(output / "success.json")]
     command("evaluate_policy.py", "--policy", f"lerobot:{policy}", *size, *where)
     return 0
-
-
-def command(*words: str) -> None:
-    print("$ python", shlex.join(words), flush=True)
-    subprocess.run([sys.executable, *words], cwd=PROJECT, check=True)
 
 
 def fresh_policy(export: Path, folder: Path, device: str) -> tuple[int, int]:
@@ -127,7 +122,7 @@ def give_statistics(backbone: nn.Module, pictures: torch.Tensor) -> None:
     )
 
 
-def training(flags: Flags, shape: tuple[int, int]) -> list[str]:
+def training(flags: Flags, shape: tuple[int, int], output: Path) -> list[str]:
     """The flags of LeRobot's command."""
     shift = {"type": "RandomCrop", "kwargs": {"size": shape, "padding": 4, "padding_mode": "edge"}}
     brightness = {"type": "ColorJitter", "kwargs": {"brightness": [0.8, 1.2]}}
@@ -138,7 +133,7 @@ def training(flags: Flags, shape: tuple[int, int]) -> list[str]:
         "dataset.image_transforms.enable": "true",
         "dataset.image_transforms.max_num_transforms": 2,
         "dataset.image_transforms.tfs": json.dumps({"shift": shift, "brightness": brightness}),
-        "policy.path": (flags.output / "fresh").absolute(),
+        "policy.path": output / "fresh",
         "policy.device": flags.device,
         "policy.push_to_hub": "false",
         "batch_size": flags.batch,
@@ -157,7 +152,7 @@ def training(flags: Flags, shape: tuple[int, int]) -> list[str]:
         "scheduler.num_decay_steps": flags.steps,
         "save_freq": flags.steps,
         "wandb.enable": "false",
-        "output_dir": flags.output.absolute() / "trained",
+        "output_dir": output / "trained",
     }
     return [f"--{name}={value}" for name, value in told.items()]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -135,8 +136,9 @@ def old_policy(folder: Path) -> None:
 
 
 def run(script: str, *flags: str | Path) -> None:
+    """Run a command of this project, or with `-m` of a library's, in the project's folder; says it first."""
     command = ["python", script, *map(str, flags)]
-    print("$", *command, flush=True)
+    print("$", shlex.join(command), flush=True)
     subprocess.run([sys.executable, *command[1:]], cwd=PROJECT, check=True)
 
 

@@ -30,12 +30,12 @@ def plant(monkeypatch: pytest.MonkeyPatch, altered: types.ModuleType, right: str
 @contextmanager
 def functions_run(place: str, capsys: pytest.CaptureFixture[str]) -> Iterator[set[str]]:
     """The names of functions that run in a block, of files whose path has `place` in it; printed in the end."""
-    seen: dict[tuple[str, str], None] = {}
+    seen: set[tuple[str, str]] = set()
     names: set[str] = set()
 
     def note(frame: types.FrameType, event: str, _argument: object) -> None:
         if event == "call" and place in frame.f_code.co_filename:
-            seen[frame.f_code.co_filename, frame.f_code.co_qualname] = None
+            seen.add((frame.f_code.co_filename, frame.f_code.co_qualname))
 
     sys.setprofile(note)
     try:
