@@ -15,6 +15,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -24,6 +25,7 @@ from students import run as command
 from torch import nn
 
 from flags import FlagError, exit_code, flag, parse, positional, required
+from flags.collect import check_seed_and_device
 from vpl.files import run
 from vpl.stats import spread_rows
 from vpl.usable_cores import usable_cores
@@ -57,6 +59,11 @@ def train_and_evaluate(flags: Flags) -> int:
     """Do what the flags say; returns the exit code."""
     if flags.output.exists():
         raise FlagError(f"--output {flags.output} exists already; give a new folder")
+    if not (flags.export / "meta" / "info.json").is_file():
+        raise FlagError(f"{flags.export} has no meta/info.json; give what vpl_export.py lerobot wrote")
+    check_seed_and_device(0, flags.simulator, flags.device)
+    if find_spec("lerobot") is None:
+        raise FlagError("this Python has no LeRobot; pip install 'lerobot[dataset,training]==0.6.1'")
     os.environ["HF_HUB_OFFLINE"] = "1"  # else LeRobot would ask the hub for local/drawer
     output = flags.output.absolute()
     shape = fresh_policy(flags.export, output / "fresh", flags.device)

@@ -21,6 +21,8 @@ def plant(monkeypatch: pytest.MonkeyPatch, altered: types.ModuleType, right: str
         source = Path(module.__file__).read_text()
         planted = types.ModuleType(module.__name__)
         planted.__file__ = module.__file__
+        if hasattr(module, "__path__"):  # a package, of which a test may be the first to import a part
+            planted.__path__ = module.__path__
         monkeypatch.setitem(sys.modules, module.__name__, planted)
         code = source.replace(right, wrong) if module is altered else source
         exec(compile(code, module.__file__, "exec"), planted.__dict__)
