@@ -167,6 +167,7 @@ class IsaacEnv:
             self._restart(left.nonzero()[:, 0])
         if dones.any():
             self._lab.refresh()
+        self._lab.settle()
         # an env that was reset inside step() shows the end of its old episode until something is rendered
         self._stale, self._photographed = self._stale or bool(dones.any()), False
         extras = {

@@ -64,6 +64,9 @@ class Lab:
     def refresh(self) -> None:
         """After a reset the frames that observations use are right in this release."""
 
+    def settle(self) -> None:
+        """RTX's pictures of one state differ by more than how its poses are computed."""
+
     def render(self, times: int) -> None:
         """Have Kit draw the present state."""
         for _ in range(times):

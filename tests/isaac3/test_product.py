@@ -14,7 +14,6 @@ import test_seam
 from conftest import BOTH, PROJECT
 from planted import functions_run, plant
 from test_self_check import AlteredEnv, late, mirrored, misplaced
-from test_truth import MAX_DIFFERENT
 
 import collect_tiled_with_checkpoint as collector
 import replay_episode
@@ -60,7 +59,7 @@ def test_dataset_is_whole_and_validate_finds_nothing(dataset):
 def test_recorded_states_are_filmed_again(dataset, tmp_path):
     assert replay_episode.main([str(dataset), "--data_root", str(tmp_path)]) == 0
     (again,) = tmp_path.iterdir()
-    assert list(validate(again)) == [] and differing(dataset, again) < MAX_DIFFERENT
+    assert list(validate(again)) == [] and differing(dataset, again) == 0
     assert replay_episode.main([str(dataset), "--data_root", str(tmp_path / "b"), "--randomize", "looks"]) == 0
     (other,) = (tmp_path / "b").iterdir()
     assert differing(dataset, other) > 0.1
@@ -137,8 +136,7 @@ def check_pictures(make_env: Callable, tmp_path: Path) -> None:
     env.reset(5)
     env.capture(["color"])
     env.set_state(sample["sim_state"])
-    differ = (env.capture(["color"])["color"] != sample["color"]).any(axis=-1).mean(axis=(2, 3))
-    assert differ.max() < MAX_DIFFERENT
+    assert np.array_equal(env.capture(["color"])["color"], sample["color"])
 
 
 def check_rows(make_env: Callable, tmp_path: Path) -> None:
@@ -146,7 +144,7 @@ def check_rows(make_env: Callable, tmp_path: Path) -> None:
     assert list(validate(dataset)) == []
     assert replay_episode.main([str(dataset), "--data_root", str(tmp_path / "again")]) == 0
     (again,) = (tmp_path / "again").iterdir()
-    assert differing(dataset, again) < MAX_DIFFERENT
+    assert differing(dataset, again) == 0
 
 
 def of_seam(name: str) -> Callable[[Callable, Path], None]:
