@@ -71,7 +71,7 @@ CELLS: dict[str, Cell] = {
     "wrist": Cell(train=("--cameras", "wrist"), label="wrist camera only"),
     "96x72": Cell(("96x72",), ("--shift_px", "3"), label="96x72 px"),
     # torch 2.11 with cuDNN 9 fails at 512 rows of this size
-    "224x168": Cell(("224x168",), ("--shift_px", "7", "--batch", "256"), label="224x168 px"),
+    "224x168": Cell(("224x168",), ("--shift_px", "7", "--batch", "256"), label="224x168 px,\n256 rows per step"),
     "mp4": Cell(train=("--source", "mp4"), label="from the MP4s"),
     "mujoco": Cell(("mujoco",), ("--episodes", "976"), ("mujoco_warp", "mujoco"), "MuJoCo's pictures"),
     "physx": Cell(("physx",), ("--episodes", "976"), ("isaac",)),
