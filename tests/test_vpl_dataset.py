@@ -96,7 +96,9 @@ def test_split_is_kept_and_used(two, capsys):
     (dataset / "splits.json").unlink()
 
 
-def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_path, capsys):
+@pytest.mark.parametrize("at_a_time", [1, 16], ids=["by processes", "by this one"])
+def test_merged_dataset_is_valid_and_says_where_each_episode_came_from(two, tmp_path, monkeypatch, capsys, at_a_time):
+    monkeypatch.setattr(vpl_merge, "AT_A_TIME", at_a_time)
     merged = tmp_path / "merged"
     assert vpl_dataset.main(["merge", *map(str, two), "--output", str(merged)]) == 0
     assert "4 episodes of 2 datasets" in capsys.readouterr().out
@@ -200,8 +202,7 @@ def test_success_that_nobody_measured_is_not_selected_by(two, tmp_path, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_merge_that_is_terminated_leaves_nothing(two, tmp_path, monkeypatch, number, code):
     signal.signal(number, signal.SIG_DFL)
-    merging = os.getpid()  # episodes are copied by processes of it
-    monkeypatch.setattr(vpl_merge, "_copy", lambda *_: os.kill(merging, number))
+    monkeypatch.setattr(vpl_merge, "_copy", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(SystemExit) as exited:
         vpl_dataset.main(["merge", *map(str, two), "--output", str(tmp_path / "merged"), "--copy"])
     assert exited.value.code == code and not list(tmp_path.iterdir())

@@ -29,21 +29,26 @@ def all_episode_folders(root: Path) -> list[Path]:
 def damage(folder: Path) -> str:
     """Why an episode cannot be read as a whole, in a line that names its file and the remedy; "" if it can."""
     path = folder / f"{folder.name}.h5"
-    remedy = "move its folder away and --resume the dataset to collect it again"
     try:
         with h5py.File(path, locking=False) as h5:
-            lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
-            needed = ("color", "intrinsics", *needed_columns(h5))
-            lacking += [name for name in needed if not isinstance(h5.get(name), h5py.Dataset)]
-            if lacking:
-                return f"{path} lacks {', '.join(lacking[:5])}; {remedy}"
-            rows = {name: len(h5[name]) for name in (*stream_names(h5), *column_names(h5))}
-            if len(set(rows.values())) > 1 or not rows["color"]:
-                return f"{path} has columns of {min(rows.values())} to {max(rows.values())} rows; {remedy}"
+            reason = flaw(h5)
     except (OSError, TypeError) as error:  # the second: h5py's, of a scalar where rows must be
         reason = "there is no such file" if not path.exists() else " ".join(str(error).split())
-        return f"{path} cannot be read ({reason}); {remedy}"
-    return ""
+        reason = f"cannot be read ({reason})"
+    return reason and f"{path} {reason}; move its folder away and --resume the dataset to collect it again"
+
+
+def flaw(h5: h5py.File) -> str:
+    """What an episode's file lacks; "" if it is whole."""
+    needed = ("color", "intrinsics", *needed_columns(h5))
+    with_rows = (*stream_names(h5), *column_names(h5))
+    parts = {name: h5.get(name) for name in {*needed, *with_rows}}
+    lacking = [name for name in ATTRIBUTES if name not in h5.attrs]
+    lacking += [name for name in needed if not isinstance(parts[name], h5py.Dataset)]
+    if lacking:
+        return f"lacks {', '.join(lacking[:5])}"
+    rows = [len(parts[name]) for name in with_rows]
+    return f"has columns of {min(rows)} to {max(rows)} rows" if len({*rows}) > 1 or not rows[0] else ""
 
 
 def without_damaged(folders: Iterable[Path]) -> list[Path]:

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain, repeat
 from pathlib import Path
 from typing import Any
@@ -24,7 +28,7 @@ import h5py
 from vpl.checks.episodes import MOTION, motion_digest
 from vpl.files import published
 from vpl.format import declared
-from vpl.listing import all_episode_folders, damage, describe, read_metadata
+from vpl.listing import all_episode_folders, damage, describe, flaw, read_metadata
 from vpl.runs import recorded_runs
 from vpl.usable_cores import usable_cores
 from vpl.variation import variation_of
@@ -48,7 +52,7 @@ NO_LINK = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, 
 RECORDED = "recorded.h5"
 """In a merged episode, the source's HDF5, to whose datasets the episode's own one links."""
 AT_A_TIME = 16
-"""Episodes that a process takes."""
+"""Episodes that a process takes; so few are not worth one."""
 OWN = ("episodes", "runs")
 """What the merged dataset has of all of them, so that `sources` does not repeat it."""
 
@@ -70,16 +74,14 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     metadata = [read_metadata(dataset) for dataset in datasets]
     found = [(dataset, folder) for dataset in datasets for folder in all_episode_folders(dataset)]
     episodes = [folder for _, folder in found]
-    with ProcessPoolExecutor(usable_cores()) as pool:
-        reasons, digests = zip(*pool.map(_read, episodes, chunksize=AT_A_TIME), strict=True)
-    if damaged := next(filter(None, reasons), None):
-        raise OSError(damaged)
-    _check_agreement(datasets, metadata)
-    _check_distinct(episodes, digests)
     num_envs = metadata[0]["arguments"]["num_envs"]
     runs = list(map(recorded_runs, metadata))
     first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
-    with published(output) as folder:
+    with _mapping(len(episodes)) as for_each, ExitStack() as stack:
+        sources = list(for_each(_read, episodes))
+        _check_agreement(datasets, metadata)
+        _check_distinct(sources)
+        folder = stack.enter_context(published(output))
         folder.mkdir()
         targets, attrs = [], []
         for index, (dataset, episode) in enumerate(found):
@@ -89,18 +91,28 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
             numbers = {"episode_index": index, "round": index // num_envs, "env_index": index % num_envs}
             source = f"{dataset.resolve().name}/{episode.name}"
             attrs.append({**numbers, "run": first_run[dataset], "source": source})
-        with ProcessPoolExecutor(usable_cores()) as pool:
-            taken = list(pool.map(_take_episode, episodes, targets, attrs, repeat(copy), chunksize=AT_A_TIME))
+        taken = list(for_each(_take_episode, sources, targets, attrs, repeat(copy)))
         rows = [{**row, "path": str(target.relative_to(folder))} for row, target in zip(taken, targets, strict=True)]
         counts = {"num_episodes": len(rows), "num_successes": sum(row.get("success", False) for row in rows)}
-        sources = [
+        parts = [
             {"name": dataset.resolve().name, **{key: value for key, value in source.items() if key not in OWN}}
             for dataset, source in zip(datasets, metadata, strict=True)
         ]
         document = metadata[0] | {key: counts[key] for key in counts if key in metadata[0]}
-        document |= {"runs": list(chain(*runs)), "sources": sources, "episodes": rows}
+        document |= {"runs": list(chain(*runs)), "sources": parts, "episodes": rows}
         (folder / "metadata.json").write_text(json.dumps(document, indent=1, allow_nan=False))
     return len(rows)
+
+
+@contextmanager
+def _mapping(num_episodes: int) -> Iterator[Callable[..., Iterator[Any]]]:
+    """What does as `map` for so many episodes, by all cores where there are many."""
+    if num_episodes <= AT_A_TIME:
+        yield map
+        return
+    context = multiprocessing.get_context("forkserver")  # a fork of this process would keep locks of its threads
+    with ProcessPoolExecutor(usable_cores(), context) as pool:
+        yield partial(pool.map, chunksize=AT_A_TIME)
 
 
 def _check_agreement(datasets: list[Path], metadata: list[dict[str, Any]]) -> None:
@@ -127,47 +139,62 @@ def _describe(dataset: Path, metadata: dict[str, Any]) -> dict[str, Any]:
     return {**shared, **attrs, **cameras, "columns": columns, "names of columns": names}
 
 
-def _read(episode: Path) -> tuple[str, str]:
-    """Why it cannot be merged, "" if it can, and the digest of its motion."""
-    if reason := damage(episode):
-        return reason, ""
-    with h5py.File(episode / f"{episode.name}.h5", locking=False) as h5:
-        return "", motion_digest({name: h5[name][:] for name in MOTION}, variation_of(h5))
+@dataclass(frozen=True)
+class _Source:
+    """A whole episode, and all that its file says but the rows: a file is opened once."""
+
+    folder: Path
+    digest: str
+    """Of its motion."""
+    attrs: dict[str, Any]
+    names: list[str]
+    """What its file holds."""
+    num_cameras: int
+    row: dict[str, Any]
+    """Of metadata.json, but for the path."""
 
 
-def _check_distinct(episodes: Sequence[Path], digests: Sequence[str]) -> None:
+def _read(episode: Path) -> _Source:
+    with suppress(OSError, TypeError), h5py.File(episode / f"{episode.name}.h5", locking=False) as h5:
+        if not flaw(h5):
+            digest = motion_digest({name: h5[name][:] for name in MOTION}, variation_of(h5))
+            return _Source(episode, digest, dict(h5.attrs), list(h5), h5["color"].shape[1], describe(h5))
+    raise OSError(damage(episode) or f"{episode} cannot be read")
+
+
+def _check_distinct(sources: Sequence[_Source]) -> None:
     seen: dict[str, Path] = {}
-    for folder, digest in zip(episodes, digests, strict=True):
-        if digest in seen:
-            raise ValueError(f"{folder} repeats {seen[digest]}; were both collected with the same --seed?")
-        seen[digest] = folder
+    for source in sources:
+        if source.digest in seen:
+            raise ValueError(
+                f"{source.folder} repeats {seen[source.digest]}; were both collected with the same --seed?"
+            )
+        seen[source.digest] = source.folder
 
 
-def _take_episode(source: Path, target: Path, attrs: dict[str, Any], copy: bool) -> dict[str, Any]:
+def _take_episode(source: _Source, target: Path, attrs: dict[str, Any], copy: bool) -> dict[str, Any]:
     """Link or copy an episode; returns its row of metadata.json, but for the path.
 
     `attrs` are the episode's new attributes; `run` is that of its dataset's run 0.
     """
     target.mkdir(parents=True)
-    own, h5_path = source / f"{source.name}.h5", target / f"{target.name}.h5"
-    data = own if not (source / RECORDED).exists() else source / RECORDED  # of what was merged before
-    with h5py.File(own, locking=False) as old:
-        cameras, names, found, row = old["color"].shape[1], list(old), dict(old.attrs), describe(old)
+    folder, found, h5_path = source.folder, source.attrs, target / f"{target.name}.h5"
+    data = folder / f"{folder.name}.h5" if not (folder / RECORDED).exists() else folder / RECORDED  # was merged before
     new = {**attrs, "run": attrs["run"] + int(found.get("run", 0)), "source": found.get("source", attrs["source"])}
     linked = not copy and _link(data, target / RECORDED)
     if not linked:
         _copy(data, h5_path)
     with h5py.File(h5_path, "x" if linked else "r+", locking=False) as h5:
-        for name in names if linked else ():
+        for name in source.names if linked else ():
             h5[name] = h5py.ExternalLink(RECORDED, f"/{name}")
         h5.attrs.update({**found, **new})
-    for camera in range(cameras):
+    for camera in range(source.num_cameras):
         place = target / f"camera_{camera}"
         place.mkdir()
-        video, here = source / place.name / f"{source.name}.mp4", place / f"{target.name}.mp4"
+        video, here = folder / place.name / f"{folder.name}.mp4", place / f"{target.name}.mp4"
         if copy or not _link(video, here):
             _copy(video, here)
-    return {**row, **new}
+    return {**source.row, **new}
 
 
 def _copy(source: Path, target: Path) -> None:
