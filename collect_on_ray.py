@@ -53,6 +53,7 @@ from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopFile, StopSignal, run
 from vpl.listing import read_metadata
 from vpl.recorder import Recorder
+from vpl.rows import Rows
 from vpl.usable_cores import core_numbers, usable_cores
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class RoundCollector:
         arrived = [future for future in self._on_the_way if self._destination is None or future.done()]
         self._on_the_way = [future for future in self._on_the_way if future not in arrived]
         report = Report([future.result() for future in arrived], list(recorder.dropped), waited_s)
-        recorder.episodes.clear()
+        recorder.episodes = Rows()
         recorder.dropped.clear()
         return report
 

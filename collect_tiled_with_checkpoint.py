@@ -252,7 +252,7 @@ def execute(
 
 def all_on_disk(saver: VPLSaver, round_index: int) -> bool:
     """Whether nothing of a round is missing."""
-    return sum(row["round"] == round_index for row in saver.episodes) == saver.cfg.num_envs
+    return len(saver.episodes.of_round(round_index)) == saver.cfg.num_envs
 
 
 def without(recording: np.ndarray, dropped: list[dict[str, Any]]) -> np.ndarray:
@@ -353,21 +353,20 @@ def tell_round(bar: tqdm | None, saver: Collected, name: str) -> None:
 
 
 def episode_counts(saver: Collected | Recorder) -> str:
-    episodes = list(saver.episodes)
-    successes = f", {sum(row['success'] for row in episodes)} successful" if "success" in saver.cfg.columns else ""
-    return f"{len(episodes)} episodes{successes}"
+    successes = f", {saver.episodes.num_successes} successful" if "success" in saver.cfg.columns else ""
+    return f"{len(saver.episodes)} episodes{successes}"
 
 
 def total_frames(saver: Collected) -> int:
     """Images in the dataset."""
-    return len(saver.cfg.camera_names) * sum(row["num_frames"] for row in saver.episodes)
+    return len(saver.cfg.camera_names) * saver.episodes.num_frames
 
 
 def print_summary(saver: Collected, found: int, seconds: float) -> None:
     """What was collected beside the `found` frames, where it is and what to type next."""
-    root, frames = saver.cfg.root, total_frames(saver)
+    root, rows, frames = saver.cfg.root, saver.episodes, total_frames(saver)
     size = sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
-    rate = f" ({saver.num_successes / max(1, len(saver.episodes)):.1%})" if "success" in saver.cfg.columns else ""
+    rate = f" ({rows.num_successes / max(1, len(rows)):.1%})" if "success" in saver.cfg.columns else ""
     print(f"collected   {episode_counts(saver)}{rate}, {frames} frames, {size / 1e6:.0f} MB")
     if saver.dropped:
         print(f"left out    {len(saver.dropped)} episodes, under dropped in metadata.json; --resume tries them again")

@@ -187,7 +187,7 @@ def film(env: CameraEnv, job: Job) -> int:
                 info = scenes(env, job, round_index, episodes, copy)
                 if not film_round(env, saver, round_index * job.flags.copies + copy, episodes, info, stop):
                     return 128 + stop.number
-    frames = len(saver.cfg.camera_names) * sum(row["num_frames"] for row in saver.episodes)
+    frames = len(saver.cfg.camera_names) * saver.episodes.num_frames
     seconds = time.monotonic() - start
     print(f"filmed      {len(saver.episodes)} episodes, cameras {', '.join(saver.cfg.camera_names)}")
     print(f"took        {seconds:.1f} s: {frames / seconds:.0f} frames/s")

@@ -81,11 +81,6 @@ class VPLSaver(Recorder):
             self._catalog.forget()
             raise
 
-    @property
-    def num_successes(self) -> int:
-        """Successful among `episodes`."""
-        return self._catalog.num_successes
-
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
         self._tell_catalog()

@@ -139,8 +139,6 @@ class Driver:
         self._start_actor = start_actor
         self._open_catalog = open_catalog
         self._destination: Destination | None = None
-        self._on_disk: dict[int, list[dict[str, Any]]] = {}
-        """By missing round, the rows of those of its episodes that are there."""
         self._stopping, self._leaving = False, False
         self._last_failure = ""
         self._then: Mapping[str, Callable[[Worker, Any], None]] = {
@@ -256,12 +254,8 @@ class Driver:
         """Open the catalog, and see which rounds are missing."""
         catalog, self._destination = self._open_catalog(booted)
         catalog.write_metadata()
-        numbers = range(self.flags.num_episodes)
-        self._on_disk = {number: [] for number in numbers}
-        for row in catalog.episodes:
-            self._on_disk[row["round"]].append(row)
-        missing = [number for number in numbers if len(self._on_disk[number]) < booted.cfg.num_envs]
-        self._on_disk = {number: self._on_disk[number] for number in missing}
+        numbers, of_round = range(self.flags.num_episodes), catalog.episodes.of_round
+        missing = [number for number in numbers if len(of_round(number)) < booted.cfg.num_envs]
         self.rounds = Rounds(missing, self._settings.attempts)
         return catalog
 
@@ -284,7 +278,7 @@ class Driver:
                 continue
             number = None if self._stopping else self.rounds.take(worker.number, numbers)
             if number is not None:
-                known = self._on_disk.pop(number)
+                known = self.catalog.episodes.of_round(number)
                 worker.present = number
                 worker.rounds[number] = self.catalog.cfg.num_envs - len(known)
                 self._do(worker, "collect", number, known)
@@ -329,8 +323,7 @@ class Driver:
     def _give_back(self, number: int, worker: Worker, reason: str) -> None:
         assert self.catalog is not None and self.rounds is not None
         self.catalog.dropped = [row for row in self.catalog.dropped if row["round"] != number]
-        self._on_disk[number] = self.catalog.read_round(number)
-        if len(self._on_disk[number]) == self.catalog.cfg.num_envs:
+        if len(self.catalog.read_round(number)) == self.catalog.cfg.num_envs:
             return
         if worker.doing == "collect" and number != worker.present:  # simulated before, and not yet all on disk
             self.rounds.put_back(number)

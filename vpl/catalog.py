@@ -23,7 +23,10 @@ from vpl.episode import DatasetCfg, SaverError
 from vpl.files import Claim, ClaimError, bury
 from vpl.format import FORMAT_VERSION
 from vpl.listing import all_episode_folders, damage, read_row
+from vpl.rows import Rows
 
+ROW_S = 1e-5
+"""About what a row takes in metadata.json, of an episode that is on disk."""
 KEPT = "whole episodes are kept"
 """What a message says of an end before the end; the remedy follows it."""
 
@@ -39,13 +42,14 @@ class Catalog:
             SaverError: another process writes into the dataset, or nothing can be written there.
         """
         self.cfg = cfg
-        self.episodes: list[dict[str, Any]] = []
+        self.episodes = Rows()
         """A row for each published episode, as in metadata.json."""
         self.dropped: list[dict[str, Any]] = []
         """A row for each episode that this run left out: episode_index, round, env_index, step and reason."""
         self.writer_wait_s = 0.0
         """Seconds that the simulation waited for the writers."""
-        self._metadata_due = 0.0
+        self._written, self._took = 0.0, 0.0
+        """When metadata.json was written last, and how long that took."""
         cfg.root.mkdir(parents=True, exist_ok=resume)
         with ExitStack() as undo, beginning(cfg.root):
             if not resume:
@@ -60,11 +64,6 @@ class Catalog:
         """Where this run's parts are, in .partial/."""
         return self._claim.folder
 
-    @property
-    def num_successes(self) -> int:
-        """Successful among `episodes`."""
-        return sum(row["success"] for row in self.episodes)
-
     def forget(self) -> None:
         """Undo what was begun, where nothing has been written."""
         self._undo.close()
@@ -72,34 +71,37 @@ class Catalog:
     def write_metadata(self) -> None:
         """Replace metadata.json; it repeats what the episodes' files say."""
         start = time.monotonic()
-        episodes = sorted(self.episodes, key=lambda row: row["episode_index"])
         document = {
             "format_version": FORMAT_VERSION,
             "task": self.cfg.task,
             "simulator": self.cfg.simulator,
-            "num_episodes": len(episodes),
-            **({"num_successes": self.num_successes} if "success" in self.cfg.columns else {}),
+            "num_episodes": len(self.episodes),
+            **({"num_successes": self.episodes.num_successes} if "success" in self.cfg.columns else {}),
             "writer_wait_s": round(self.writer_wait_s, 3),
             **self.cfg.metadata,
             **({"dropped": self.dropped} if self.dropped else {}),
-            "episodes": episodes,
+            "episodes": [],
         }
         temporary = self.folder / "metadata.json"
         with open(temporary, "w") as file:
-            json.dump(document, file, indent=1, allow_nan=False)
+            file.write(json.dumps(document, indent=1, allow_nan=False).removesuffix("]\n}"))
+            for position, row in enumerate(self.episodes):  # a line each: all of them are never in memory
+                file.write(f"{',' if position else ''}\n  {json.dumps(row, allow_nan=False)}")
+            file.write("\n ]\n}")
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.cfg.root / "metadata.json")
-        # at most 1 % of the time: it is derived, and the end completes it
-        self._metadata_due = time.monotonic() + max(1.0, 100 * (time.monotonic() - start))
+        self._written = time.monotonic()
+        self._took = self._written - start
 
     def keep_up(self) -> None:
-        """`write_metadata` if it is time for that.
+        """`write_metadata` if it is time for that: it is derived, so at most 1 % of the time, and the end completes it.
 
         Raises:
             SaverError: it failed.
         """
-        if time.monotonic() > self._metadata_due:
+        takes = max(self._took, ROW_S * len(self.episodes))  # the last time there may have been few rows
+        if time.monotonic() > self._written + max(1.0, 100 * takes):
             try:
                 self.write_metadata()
             except OSError as error:
@@ -115,17 +117,17 @@ class Catalog:
         folders = [f for f in all_episode_folders(self.cfg.root) if str(f.relative_to(self.cfg.root)) not in known]
         if damaged := next(filter(None, map(damage, folders)), None):
             raise SaverError(damaged)
-        self.episodes += [read_row(folder, self.cfg.root) for folder in folders]
+        self.episodes += (read_row(folder, self.cfg.root) for folder in folders)
 
     def read_round(self, number: int) -> list[dict[str, Any]]:
         """The rows of a round's episodes that are on disk; adds those that `episodes` lacks."""
-        rows = {row["episode_index"]: row for row in self.episodes if row["round"] == number}
+        rows = {row["episode_index"]: row for row in self.episodes.of_round(number)}
         first = number * self.cfg.num_envs
         for index in {*range(first, first + self.cfg.num_envs)} - rows.keys():
             name = f"episode_{index:03d}"
             for folder in filter(Path.is_dir, (self.cfg.root / name, self.cfg.root / "failed" / name)):
                 rows[index] = read_row(folder, self.cfg.root)
-                self.episodes.append(rows[index])
+                self.episodes += [rows[index]]
         return list(rows.values())
 
     def leave(self) -> None:

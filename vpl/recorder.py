@@ -24,6 +24,7 @@ import numpy as np
 from vpl.catalog import beginning, failure
 from vpl.episode import DatasetCfg
 from vpl.round import Round
+from vpl.rows import Rows
 from vpl.workers import WorkerError, WriterPool
 from vpl.writer import Drop, End, EpisodeWriter, Step
 
@@ -41,7 +42,7 @@ class Recorder:
             SaverError: they cannot be.
         """
         self.cfg = cfg
-        self.episodes: list[dict[str, Any]] = []
+        self.episodes = Rows()
         """A row for each published episode, as in metadata.json."""
         self._folder = folder
         self._round = Round(cfg)
@@ -86,7 +87,7 @@ class Recorder:
         Raises:
             RuntimeError: episodes of the last round are open, or this round was begun before.
         """
-        done = {row["env_index"] for row in self.episodes if row["round"] == round_index}
+        done = {row["env_index"] for row in self.episodes.of_round(round_index)}
         on_disk = np.array([env in done for env in range(self.cfg.num_envs)])
         self._round.begin(round_index, on_disk)
         self._variation = list(variation) or [{}] * self.cfg.num_envs
@@ -199,6 +200,6 @@ class Recorder:
         """
         try:
             self.episodes += results()
-        except WorkerError as error:
+        except (WorkerError, OSError) as error:  # the second: of rows in a temporary file
             if not self._gave_up:
                 raise failure(self.cfg.root, self._folder, error) from error
