@@ -36,6 +36,7 @@ from policies.visuomotor import Student
 from simulators import SIMULATORS, CameraEnv, SimulatorError, load
 from vpl.episode import DatasetCfg, SaverError
 from vpl.files import StopSignal, at_free_name, published, run
+from vpl.rows import Rows
 from vpl_saver import VPLSaver
 
 Z_95 = 1.959963984540054
@@ -96,8 +97,8 @@ class Tally:
 
     def __init__(self, cfg: DatasetCfg, saver: VPLSaver | None, bar: tqdm) -> None:
         self.cfg, self.saver, self._bar = cfg, saver, bar
-        self.episodes: list[dict[str, Any]] = []
-        """A row for each scene: round, success, and the control steps until it came."""
+        self.episodes = Rows()
+        """A row for each scene, with `steps`, the control steps until it succeeded."""
         self._round, self._step = 0, 0
         self._first_success = np.full(cfg.num_envs, -1)
 
@@ -138,8 +139,10 @@ class Tally:
     def _count(self, envs: np.ndarray, failed: bool) -> None:
         for env in np.flatnonzero(envs):
             first = int(self._first_success[env])
-            self.episodes.append({"round": self._round, "success": first >= 0 and not failed, "steps": first})
-        self._bar.set_postfix_str(f"{sum(row['success'] for row in self.episodes)} successful", refresh=False)
+            numbers = {"episode_index": self._round * self.cfg.num_envs + int(env), "round": self._round}
+            outcome = {"num_frames": self._step, "success": first >= 0 and not failed, "steps": first}
+            self.episodes += [{**numbers, **outcome}]
+        self._bar.set_postfix_str(f"{self.episodes.num_successes} successful", refresh=False)
         self._bar.update(int(envs.sum()))
 
 
