@@ -167,7 +167,7 @@ def test_second_interrupt_leaves_at_once_and_keeps_whole_episodes(tmp_path):
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in error
     (dataset,) = tmp_path.iterdir()
-    assert len(episode_folders(dataset)) >= 3
+    assert dataset / "episode_002" in episode_folders(dataset)  # others may have been about to be published
     for folder in episode_folders(dataset):
         with load_episode(folder) as episode:
             assert len(episode["color"]) == 12
