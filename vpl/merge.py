@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, chain, repeat
@@ -77,11 +77,11 @@ def merge(datasets: list[Path], output: Path, copy: bool = False) -> int:
     num_envs = metadata[0]["arguments"]["num_envs"]
     runs = list(map(recorded_runs, metadata))
     first_run = dict(zip(datasets, accumulate(map(len, runs), initial=0), strict=False))
-    with _mapping(len(episodes)) as for_each, ExitStack() as stack:
+    # in this order: where it fails, the processes have ended before their folder is removed
+    with published(output) as folder, _mapping(len(episodes)) as for_each:
         sources = list(for_each(_read, episodes))
         _check_agreement(datasets, metadata)
         _check_distinct(sources)
-        folder = stack.enter_context(published(output))
         folder.mkdir()
         targets, attrs = [], []
         for index, (dataset, episode) in enumerate(found):
@@ -179,7 +179,8 @@ def _take_episode(source: _Source, target: Path, attrs: dict[str, Any], copy: bo
     """
     target.mkdir(parents=True)
     folder, found, h5_path = source.folder, source.attrs, target / f"{target.name}.h5"
-    data = folder / f"{folder.name}.h5" if not (folder / RECORDED).exists() else folder / RECORDED  # was merged before
+    before = folder / RECORDED  # of what was merged before
+    data = before if before.exists() else folder / f"{folder.name}.h5"
     new = {**attrs, "run": attrs["run"] + int(found.get("run", 0)), "source": found.get("source", attrs["source"])}
     linked = not copy and _link(data, target / RECORDED)
     if not linked:
