@@ -26,7 +26,7 @@ from typing import Any
 import h5py
 
 from vpl.checks.episodes import MOTION, motion_digest
-from vpl.files import published
+from vpl.files import ignore_stop_signals, published
 from vpl.format import declared
 from vpl.listing import all_episode_folders, damage, describe, flaw, read_metadata
 from vpl.runs import recorded_runs
@@ -110,8 +110,9 @@ def _mapping(num_episodes: int) -> Iterator[Callable[..., Iterator[Any]]]:
     if num_episodes <= AT_A_TIME:
         yield map
         return
-    context = multiprocessing.get_context("forkserver")  # a fork of this process would keep locks of its threads
-    with ProcessPoolExecutor(usable_cores(), context) as pool:
+    # forks end with this process, whose signals they leave to it; a forkserver's workers outlive a signal to all
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(usable_cores(), context, initializer=ignore_stop_signals) as pool:
         yield partial(pool.map, chunksize=AT_A_TIME)
 
 
