@@ -33,6 +33,7 @@ from simulators.scene import HELD_RANGE, JOINT_NAMES, JOINT_VEL_LIMIT, PHYSICS_D
 from simulators.tasks import Task
 from simulators.textures import smooth_textures
 from simulators.warp_kernels import hold_limits, note_divergence, pack_depth, pack_ids, pack_rgb
+from simulators.warp_order import keep_order
 
 _STATE = int(STATE)
 _CONTACTS, _CONSTRAINTS = 48, 160
@@ -96,9 +97,10 @@ class MujocoWarpEnv(MujocoEnv):
         batched = dict.fromkeys(("geom_friction", *self._fields.values), cfg.num_envs)
         self._model = mjw.put_model(self.model, batch_sizes=batched)
         self._model.opt.warn_overflow = 0  # a line for each env and step; `_check_overflow` says it once
-        ordered = mjw.DeterminismType.CONTACTS | mjw.DeterminismType.CONSTRAINT
-        self._model.opt.deterministic = int(mjw.DeterminismType.ALL if self._options.deterministic else ordered)
         self._data = mjw.make_data(self.model, nworld=cfg.num_envs, nconmax=_CONTACTS, njmax=_CONSTRAINTS)
+        if self._options.deterministic:
+            self._model.opt.deterministic = int(mjw.DeterminismType.ALL)
+            keep_order(self._model, self._data)
         self._bind()
         rows: wp.array = wp.zeros((cfg.num_envs, self._state_size), dtype=float)
         self._state_rows = wp.to_torch(rows)
