@@ -1,6 +1,7 @@
 """How collecting grows with workers: the same rounds by 1, 2, 4, ... GPUs, weak and strong, and with a worker killed.
 
     python benchmarks/scaling.py --budget_s 540 --results scaling.json --chart scaling.png      # all GPUs
+    python benchmarks/scaling.py --workers_per_gpu 4                                            # that share GPUs
     python benchmarks/scaling.py --simulator mujoco --num_envs 8 --workers 1 --workers 2         # CPU cores
 
 Weak scaling: each worker has `rounds_per_worker` rounds. Strong scaling: all rounds of the widest weak run, by fewer
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -25,7 +27,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +70,7 @@ class Flags:
 
     simulator: str = flag("mujoco_warp", "what simulates", choices=tuple(SIMULATORS))
     workers: tuple[int, ...] = flag((), "the numbers of workers", default_says="1, 2, 4, ... as many as there are GPUs")
+    workers_per_gpu: int = flag(1, "workers that share a GPU")
     num_envs: int = flag(256, "envs of each worker")
     steps: int = flag(120, "control steps of a round")
     size: str = flag("320x240", "of the images", metavar="WxH")
@@ -154,10 +157,6 @@ def _query_gpus(what: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip().splitlines()
 
 
-def _gpus() -> list[str]:
-    return _query_gpus("name")
-
-
 def _gpu_utilization() -> list[float]:
     return [float(value) for value in _query_gpus("utilization.gpu") if value.strip().isdigit()]
 
@@ -169,8 +168,8 @@ def main(argv: list[str] | None = None) -> int:
 def measure(flags: Flags) -> int:
     """Run all that the budget allows, and say what came out."""
     start = time.monotonic()
-    gpus = _gpus() if SIMULATORS[flags.simulator].device != "cpu" else []
-    most = len(gpus) or usable_cores()
+    gpus = _query_gpus("name") if SIMULATORS[flags.simulator].device != "cpu" else []
+    most = len(gpus) * flags.workers_per_gpu or usable_cores()
     numbers = flags.workers or tuple(n for n in (1, 2, 4, 8, 16) if n <= most)
     if max(numbers) > most:
         raise FlagError(f"--workers {max(numbers)}: this machine has room for {most}")
@@ -238,7 +237,8 @@ def measure_one(
     (dataset,) = data_root.iterdir()
     episodes = all_episode_folders(dataset)
     files = [path for episode in episodes for path in sorted(episode.rglob("*")) if path.is_file()]
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    # a fork of this process would have locks of Ray's threads
+    with ProcessPoolExecutor(usable_cores(), multiprocessing.get_context("forkserver")) as pool:
         found = dict(zip((str(path.relative_to(dataset)) for path in files), pool.map(digest, files), strict=True))
     first = {name: hashes.setdefault(name, value) for name, value in found.items()}
     megabytes = sum(path.stat().st_size for path in files) / 1e6
@@ -251,6 +251,7 @@ def measure_one(
         "waiting": round(row["waited_s"] / row["seconds"] / planned.workers, 3),
         "written_mb_per_s": round(megabytes / row["seconds"], 1),
         "bytes_equal": first == found,
+        "files_that_differ": sum(first[name] != found[name] for name in found),
         "missing": planned.rounds * flags.num_envs - len(episodes),
     }
     return {
@@ -269,7 +270,9 @@ def run_on_ray(planned: Run, flags: Flags, most: int, data_root: Path, seconds: 
     if on_cpu:  # so that one of two workers has no more cores than it has beside another one
         os.sched_setaffinity(0, mine[: planned.workers * (len(mine) // most)])
     start, cpu = time.monotonic(), time.process_time()
-    job = RayFlags(**collector_flags(planned, flags, data_root), workers=planned.workers, address="local")
+    gpus = None if on_cpu else 1 / flags.workers_per_gpu
+    told = collector_flags(planned, flags, data_root)
+    job = RayFlags(**told, workers=planned.workers, gpus_per_worker=gpus, address="local")
     with redirect_stdout(io.StringIO()), spread(job, check(job), TimedDriver) as driver:
         if seconds is not None:
             driver.kill_after_s = random.Random(flags.seed).uniform(0.1, 0.9) * seconds
@@ -319,7 +322,7 @@ def binds(row: dict[str, Any], cores: int) -> str:
     if row["cores_busy"] > 0.85 * cores:
         return "cores"
     if row["waiting"] > 0.1:
-        return "writers, but not the cores: the disk"
+        return "writers"
     if row.get("driver_cpu", 0) > 0.8:
         return "driver"
     return "GPU and simulator" if row["gpu_busy"] else "simulator"
