@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from tempfile import gettempdir
 from typing import Any
 
 import pytest
@@ -48,3 +49,11 @@ def test_memory_does_not_grow_with_the_rows(monkeypatch):
     # a list of them would hold some 50 kB a round
     assert held[-1] - held[49] < 100 * 1000
     assert len(rows) == 15_000
+
+
+def test_full_disk_of_temporary_files_is_named(monkeypatch):
+    full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115  it is closed with the rows
+    monkeypatch.setattr(module, "SpooledTemporaryFile", lambda _: full)
+    rows = Rows()
+    with pytest.raises(OSError, match=f"No space left on device; TMPDIR names another folder: '{gettempdir()}'"):
+        rows += round_of(0)

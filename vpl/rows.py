@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any
 
 IN_MEMORY_BYTES = 1 << 20
@@ -43,9 +43,7 @@ class Rows:
         for number, group in groupby(rows, itemgetter("round")):
             added = list(group)
             lines = "".join(f"{json.dumps(row, allow_nan=False)}\n" for row in added).encode()
-            self._text.seek(0, os.SEEK_END)
-            start = self._text.tell()
-            self._text.write(lines)
+            start = self._append(lines)
             parts = self._parts.setdefault(number, [])
             # a saver's rows come one by one: what continues the last part is made one with it
             first = parts.pop().start if parts and parts[-1].stop == start else start
@@ -54,6 +52,16 @@ class Rows:
             self.num_frames += sum(row["num_frames"] for row in added)
             self.num_successes += sum(row.get("success", False) for row in added)
         return self
+
+    def _append(self, lines: bytes) -> int:
+        """Where they begin."""
+        try:
+            start = self._text.seek(0, os.SEEK_END)
+            self._text.write(lines)
+            self._text.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"{error.strerror}; TMPDIR names another folder", gettempdir()) from error
+        return start
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All of them in the order of their indices, of which a later round's are higher."""
