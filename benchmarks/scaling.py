@@ -240,7 +240,7 @@ def measure_one(
     # a fork of this process would have locks of Ray's threads
     with ProcessPoolExecutor(usable_cores(), multiprocessing.get_context("forkserver")) as pool:
         found = dict(zip((str(path.relative_to(dataset)) for path in files), pool.map(digest, files), strict=True))
-    first = {name: hashes.setdefault(name, value) for name, value in found.items()}
+    differ = sum(hashes.setdefault(name, value) != value for name, value in found.items())
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     shutil.rmtree(data_root)
     frames = planned.rounds * flags.num_envs * flags.steps * 2
@@ -250,8 +250,8 @@ def measure_one(
         "with_boot": round(frames / row["command_s"], 1),
         "waiting": round(row["waited_s"] / row["seconds"] / planned.workers, 3),
         "written_mb_per_s": round(megabytes / row["seconds"], 1),
-        "bytes_equal": first == found,
-        "files_that_differ": sum(first[name] != found[name] for name in found),
+        "bytes_equal": not differ,
+        "files_that_differ": differ,
         "missing": planned.rounds * flags.num_envs - len(episodes),
     }
     return {
