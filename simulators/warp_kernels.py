@@ -1,4 +1,4 @@
-"""Kernels of mujoco_warp.py in Warp's language, which is Python's only by its letters."""
+"""Kernels of mujoco_warp.py and warp_order.py in Warp's language, which is Python's only by its letters."""
 # mypy: ignore-errors
 
 import warp as wp

@@ -9,7 +9,7 @@ import pytest
 from conftest import GPU, TASK
 
 from flags.collect import parse_flags, prepare
-from simulators import SimulatorCfg, load
+from simulators import SimulatorCfg, load, warp_order
 from simulators.mujoco_warp import MujocoWarpEnv
 
 STEPS = 60
@@ -88,8 +88,6 @@ def test_two_runs_on_a_gpu_are_equal(tmp_path):
 
 def test_all_that_a_contact_and_a_row_have_is_sorted():
     """What a later MuJoCo Warp adds is to be looked at."""
-    from simulators import warp_order
-
     left = {"flex", "elem", "vert", "efc_address"}  # of flexes; rows come after the sorting
     assert {field.name for field in fields(mjw.Contact)} - left == set(warp_order._CONTACT)
     unset = {"jtdaj_adr", "jtdaj_nrow", "jtdaj_nblock", "J_rownnz", "J_rowadr", "J_colind"}  # of sparse Jacobians
