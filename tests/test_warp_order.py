@@ -81,7 +81,7 @@ def test_order_of_contacts_and_constraints_changes_nothing_where_they_are_sorted
 def test_two_runs_on_a_gpu_are_equal(tmp_path):
     found = []
     for _ in range(2):
-        with load("mujoco_warp", SimulatorCfg(task=TASK, num_envs=256)) as env:
+        with load("mujoco_warp", SimulatorCfg(task=TASK, num_envs=256, device="cuda:0")) as env:
             found.append(states(env, tmp_path))
     assert np.array_equal(*found)
 
