@@ -57,7 +57,7 @@ class WarpOptions:
     """What only this engine can be told."""
 
     deterministic: bool = True
-    """Repeat itself bit by bit; without, physics is up to 20 times as fast (sums in any order)."""
+    """Repeat itself bit by bit; without, physics of 256 envs is 7 times as fast, of 4,096 40 times (an H200)."""
     samples_per_pixel: int = 1
     """Rays for each pixel, a square number; more smooth the edges."""
     shadows: bool = False
