@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 DriverKind = TypeVar("DriverKind", bound="Driver")
 OBJECT_STORE_BYTES = 100 << 20
-"""Of a cluster that is started here: frames never travel through it."""
+"""Of a cluster that is started here: frames travel through it with --gather alone, which is for other clusters."""
 
 
 class RoundCollector:
@@ -206,7 +206,7 @@ def check_cluster(flags: RayFlags, job_flags: CollectFlags) -> int:
     with joined(flags, job_flags) as shares:
         actor = ray.remote(Inspector).options(**shares.options())
         actors = [actor.remote() for _ in range(shares.workers)]
-        findings, token = inspect_all(actors, job_flags, flags.resume or flags.data_root)
+        findings, token = inspect_all(actors, job_flags, flags.resume or flags.data_root, flags.round_timeout_s)
         found = checks(findings, token, shares.gpus, shared=not (flags.gather or flags.store))
     print("\n".join(f"worker {number:<3}  {finding}" for number, finding in enumerate(findings)))
     print(table(found))
@@ -247,7 +247,7 @@ def spread(flags: RayFlags, job_flags: CollectFlags, kind: type[DriverKind]) -> 
     from cluster.driver import Settings
 
     if flags.store:
-        with as_flag_error(ImportError, ValueError, OSError, about=f"--store {flags.store}"):
+        with as_flag_error(SaverError, about=f"--store {flags.store}"):
             ObjectStore(flags.store).paths()
     with joined(flags, job_flags) as shares:
         actor = ray.remote(RoundCollector).options(**shares.options())
@@ -280,7 +280,8 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
         if port.isdecimal():  # Ray would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
     # workers say nothing by themselves: what is to be known of them comes back to the driver
-    with as_flag_error(ConnectionError, about=f"--address {address}"):
+    # the latter two: no address, and a cluster of another Ray or Python
+    with as_flag_error(ConnectionError, ValueError, RuntimeError, about=f"--address {address}"):
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, **here)
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
@@ -292,12 +293,14 @@ def open_catalog(flags: RayFlags, job_flags: CollectFlags, booted: Booted) -> tu
 
     print(*booted.said, sep="\n", flush=True)
     recorded = read_metadata(flags.resume)["episodes"] if flags.resume else []
-    catalog = at_its_place(job_flags, lambda root, resume: Catalog(replace(booted.cfg, root=root), resume))
+    metadata = {**booted.cfg.metadata, **({"store": flags.store} if flags.store else {})}
+    cfg = replace(booted.cfg, metadata=metadata)
+    catalog = at_its_place(job_flags, lambda root, resume: Catalog(replace(cfg, root=root), resume))
     announce(catalog, job_flags)
     if flags.store:
         store = ObjectStore(f"{flags.store}/{catalog.cfg.root.name}")
-        paths = store.paths()
-        catalog.episodes += [row for row in recorded if row["path"] in paths]
+        only_there = store.paths() - {row["path"] for row in catalog.episodes}
+        catalog.episodes += [row for row in recorded if row["path"] in only_there]
         return catalog, store
     if flags.gather:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -337,7 +340,7 @@ def report(driver: Driver, found: int, seconds: float, stop: StopSignal) -> int:
         for number, reason in sorted(driver.rounds.failed.items()):
             print(f"missing     round {number + 1}, given up: {reason}")
         if driver.rounds.failed:
-            print(f"            --resume {driver.catalog.cfg.root} tries them again, here or on one machine")
+            print(f"            --resume {driver.catalog.cfg.root} tries them again")
         if not stop.number:
             return 1 if driver.rounds.failed or driver.catalog.dropped else 0
     return 128 + stop.number

@@ -40,8 +40,9 @@ from workload import digest
 from cluster.driver import Driver
 from collect_on_ray import spread
 from flags import FlagError, exit_code, flag, parse
+from flags.collect import check_at_least_1
 from flags.on_ray import RayFlags, check
-from simulators import SIMULATORS
+from simulators import SIMULATORS, SimulatorError
 from vpl.episode import SaverError
 from vpl.files import run
 from vpl.listing import all_episode_folders
@@ -117,8 +118,7 @@ class Meter:
 
     def __enter__(self) -> Meter:
         self._ended = threading.Event()
-        self._gpu: list[list[float]] = []
-        self._cpu = [_cpu_ticks()]
+        self._samples = [(time.monotonic(), _cpu_ticks(), _gpu_utilization())]
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
@@ -129,25 +129,24 @@ class Meter:
 
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_S):
-            self._cpu.append(_cpu_ticks())
-            self._gpu.append(_gpu_utilization())
+            self._samples.append((time.monotonic(), _cpu_ticks(), _gpu_utilization()))
 
-    def since(self, seconds: float, gpus: int) -> dict[str, float | None]:
-        """Of the last `seconds`: cores in use, by whatever process, and the share of time with a kernel at work on
-        those `gpus` that were used most."""
-        samples = max(1, min(len(self._cpu) - 1, round(seconds / SAMPLE_S)))
-        busy, elapsed = (after - before for before, after in zip(self._cpu[-1 - samples], self._cpu[-1], strict=True))
-        shares = sorted(map(statistics.mean, zip(*self._gpu[-samples:], strict=True)))[-gpus:]
+    def between(self, start: float, end: float, gpus: int) -> dict[str, float | None]:
+        """From `start` to `end` of time.monotonic(): cores in use, by whatever process, and the share of time with a
+        kernel at work on those `gpus` that were used most."""
+        inside = [sample for sample in self._samples if start <= sample[0] <= end]
+        (first, before, _), *_, (last, after, _) = inside if len(inside) > 1 else self._samples
+        shares = sorted(map(statistics.mean, zip(*(sample[2] for sample in inside), strict=True)))[-gpus:]
         return {
-            "cores_busy": round(busy / os.sysconf("SC_CLK_TCK") / max(1e-9, elapsed), 2),
+            "cores_busy": round((after - before) / os.sysconf("SC_CLK_TCK") / (last - first), 2),
             "gpu_busy": round(statistics.mean(shares) / 100, 3) if shares else None,
         }
 
 
-def _cpu_ticks() -> tuple[float, float]:
-    """Clock ticks in which the machine's cores worked, and the time."""
+def _cpu_ticks() -> int:
+    """Clock ticks in which the machine's cores worked."""
     user, nice, system, _idle, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
-    return user + nice + system + irq + softirq, time.monotonic()
+    return user + nice + system + irq + softirq
 
 
 def _query_gpus(what: str) -> list[str]:
@@ -162,17 +161,22 @@ def _gpu_utilization() -> list[float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return exit_code(lambda: measure(parse(Flags, argv, __doc__)), SaverError)
+    return exit_code(lambda: measure(parse(Flags, argv, __doc__)), SaverError, SimulatorError, OSError)
 
 
 def measure(flags: Flags) -> int:
     """Run all that the budget allows, and say what came out."""
     start = time.monotonic()
+    check_at_least_1(flags, "workers_per_gpu", "num_envs", "steps", "rounds_per_worker", "repetitions")
+    if not re.fullmatch(r"\d+x\d+", flags.size):
+        raise FlagError(f"--size must be as 320x240, got '{flags.size}'")
     gpus = _query_gpus("name") if SIMULATORS[flags.simulator].device != "cpu" else []
     most = len(gpus) * flags.workers_per_gpu or usable_cores()
-    numbers = flags.workers or tuple(n for n in (1, 2, 4, 8, 16) if n <= most)
-    if max(numbers) > most:
-        raise FlagError(f"--workers {max(numbers)}: this machine has room for {most}")
+    numbers = sorted({*flags.workers}) or [n for n in (1, 2, 4, 8, 16) if n <= most]
+    if numbers[0] < 1:
+        raise FlagError(f"--workers must be at least 1, got {numbers[0]}")
+    if numbers[-1] > most:
+        raise FlagError(f"--workers {numbers[-1]}: this machine has room for {most}")
     machine = {"gpus": gpus, "cores": usable_cores(), "cores_per_worker": usable_cores() // most}
     print(f"machine     {machine}", flush=True)
     rows: list[dict[str, Any]] = []
@@ -197,9 +201,9 @@ def measure(flags: Flags) -> int:
     return 0 if all(row["bytes_equal"] and not row["missing"] for row in rows) else 1
 
 
-def plan(flags: Flags, numbers: tuple[int, ...]) -> Iterator[Run]:
+def plan(flags: Flags, numbers: list[int]) -> Iterator[Run]:
     """The runs in their order, the most telling ones first."""
-    most = max(numbers)
+    most = numbers[-1]
     yield Run(WARM_UP, 1, 1)
     for repetition in range(flags.repetitions):
         for workers in numbers:
@@ -233,7 +237,8 @@ def measure_one(
         else:
             weak = [row["seconds"] for row in rows if row["run"] == "weak" and row["workers"] == planned.workers]
             row = run_on_ray(planned, flags, most, data_root, weak[-1] if planned.name == "killed" and weak else None)
-        row |= meter.since(row["seconds"], planned.workers)
+        ended = row.pop("ended")
+        row |= meter.between(ended - row["seconds"], ended, -(-planned.workers // flags.workers_per_gpu))
     (dataset,) = data_root.iterdir()
     episodes = all_episode_folders(dataset)
     files = [path for episode in episodes for path in sorted(episode.rglob("*")) if path.is_file()]
@@ -284,7 +289,7 @@ def run_on_ray(planned: Run, flags: Flags, most: int, data_root: Path, seconds: 
     os.sched_setaffinity(0, mine)
     timed = {"seconds": round(end - driver.began, 2), "command_s": round(end - start, 2), "waited_s": waited_s}
     driver_cpu = round((time.process_time() - cpu) / (end - start), 3)
-    return {**timed, "driver_cpu": driver_cpu, **({"killed": driver.killed} if driver.killed else {})}
+    return {**timed, "driver_cpu": driver_cpu, "ended": end, **({"killed": driver.killed} if driver.killed else {})}
 
 
 def run_collector(planned: Run, flags: Flags, data_root: Path) -> dict[str, Any]:
@@ -296,11 +301,8 @@ def run_collector(planned: Run, flags: Flags, data_root: Path) -> dict[str, Any]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = re.search(r"took +([\d.]+) s: .* waited ([\d.]+) s", output)
     assert found is not None, output
-    return {
-        "seconds": float(found[1]),
-        "command_s": round(time.monotonic() - start, 2),
-        "waited_s": float(found[2]),
-    }
+    end = time.monotonic()
+    return {"seconds": float(found[1]), "command_s": round(end - start, 2), "waited_s": float(found[2]), "ended": end}
 
 
 def collector_flags(planned: Run, flags: Flags, data_root: Path) -> dict[str, Any]:
@@ -339,7 +341,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         numbers = {
             key: round(statistics.median(row[key] for row in group), 6)
             for key, value in group[0].items()
-            if _is_number(value)
+            if type(value) in (int, float)
         }
         said = {"run": name, "workers": workers, "rounds": rounds, "repetitions": len(group)}
         medians.append({**numbers, **said, "binds": " / ".join(dict.fromkeys(row["binds"] for row in group))})
@@ -351,10 +353,6 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         base = one.get("weak" if row["run"] == "killed" else row["run"])
         row["efficiency"] = round(row["frames_per_s"] / base / row["workers"], 3) if base else None
     return medians
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def table(medians: list[dict[str, Any]]) -> str:

@@ -1,7 +1,7 @@
 """Whether a cluster's workers are alike, have GPUs of their own and see the same disk: --check_cluster.
 
-findings = inspect_all(actors, flags, data_root)
-print(table(checks(findings, gpus=1)))
+findings, token = inspect_all(actors, flags, data_root, timeout_s=60)
+print(table(checks(findings, token, gpus=1, shared=True)))
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ import os
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
+from ray.exceptions import GetTimeoutError, RayError
 
 from checks.self_check import Check
 from cluster.devices import claim_gpu, own_uuid
+from cluster.driver import CLEAR, reason
 from flags.collect import CollectFlags, policy_row, prepare_unsaved
 from flags.recorded import package_versions
+from simulators import SimulatorError
 from vpl.usable_cores import usable_cores
 
 PACKAGES = ("mujoco", "mujoco-warp", "warp-lang", "rsl-rl-lib", "ray")
@@ -37,7 +41,7 @@ class Findings:
     versions: Mapping[str, str]
     policy: Mapping[str, Any]
     gpus: tuple[str, ...]
-    """UUIDs of all that this process sees."""
+    """UUIDs of all that this process has."""
     gpu: str
     """The first one's name; "": there is none."""
     egl_device: str
@@ -69,8 +73,11 @@ class Inspector:
         """
         if os.path.isdir(folder):
             os.chdir(folder)
-        claim_gpu(flags.simulator, str(flags.device))
+        device = torch.device(claim_gpu(flags.simulator, str(flags.device)))
         job = prepare_unsaved(flags)
+        # without a mask it sees all GPUs of the machine, and has the one that the device says
+        alone = device.index is not None and "CUDA_VISIBLE_DEVICES" not in os.environ
+        gpus = [device.index] if alone else range(torch.cuda.device_count())
         installed = {name: ".".join(map(str, _version(name))) for name in PACKAGES}
         policy = policy_row(flags, job.policy, job.labeller)
         return Findings(
@@ -78,8 +85,8 @@ class Inspector:
             cores=usable_cores(),
             versions={**package_versions(), **{name: version for name, version in installed.items() if version}},
             policy={name: value for name, value in policy.items() if name != "path"},
-            gpus=tuple(own_uuid(index) for index in range(torch.cuda.device_count())),
-            gpu=torch.cuda.get_device_name(0) if torch.cuda.is_available() else "",
+            gpus=tuple(map(own_uuid, gpus)),
+            gpu=torch.cuda.get_device_name(gpus[0]) if gpus else "",
             egl_device=os.environ.get("MUJOCO_EGL_DEVICE_ID", ""),
             token=token.read_text() if token.exists() else "",
         )
@@ -90,25 +97,31 @@ def _version(package: str) -> list[str]:
     return [found.version for found in importlib.metadata.distributions(name=package)][:1]
 
 
-def inspect_all(actors: list[Any], flags: CollectFlags, place: Path) -> tuple[list[Findings], str]:
-    """What all inspectors find, and what they should have read from a file in the folder `place`."""
-    import ray
+def inspect_all(actors: list[Any], flags: CollectFlags, place: Path, timeout_s: float) -> tuple[list[Findings], str]:
+    """What all inspectors find, and what they should have read from a file in the folder `place`.
 
+    Raises:
+        FlagError: a worker's machine refuses a flag.
+        SimulatorError: a worker died, or does not answer within `timeout_s`.
+    """
     place.mkdir(parents=True, exist_ok=True)
     token = place / f".check_cluster_{secrets.token_hex(8)}"
     token.write_text(token.name)
-    waiting = [actor.inspect.remote(flags, str(Path.cwd()), token) for actor in actors]
-    findings = [
-        Findings(**{**vars(found), "off_s": _off_s(actor)})
-        for actor, found in zip(actors, ray.get(waiting), strict=True)
-    ]
-    token.unlink()
-    return findings, token.name
+    try:
+        findings = ray.get([actor.inspect.remote(flags, str(Path.cwd()), token) for actor in actors], timeout=timeout_s)
+        return [replace(found, off_s=_off_s(actor)) for actor, found in zip(actors, findings, strict=True)], token.name
+    except GetTimeoutError as error:
+        raise SimulatorError(
+            f"--check_cluster: no answer within --round_timeout_s {timeout_s:g}; does other work have the cluster?"
+        ) from error
+    except RayError as error:
+        cause = getattr(error, "cause", None)
+        raise cause if isinstance(cause, CLEAR) else SimulatorError(reason(error)) from error
+    finally:
+        token.unlink()
 
 
 def _off_s(actor: Any) -> float:
-    import ray
-
     before = time.time()
     there = ray.get(actor.clock.remote())
     return there - (before + time.time()) / 2

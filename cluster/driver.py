@@ -4,10 +4,10 @@
         for worker, round_index in driver.events():
             ...
 
-A worker is an actor with the methods `place`, `boot`, `open`, `collect` and `flush` (collect_on_ray.py). It writes and
-publishes episodes by itself, from a folder of its own in .partial/, and returns their rows. A worker that dies, fails
-or takes too long is given up: its folder is taken away, so that nothing more can come of it, and what it had not
-published of its rounds is tried again.
+A worker is an actor with the methods `place`, `boot`, `open`, `collect`, `flush` and `leave` (collect_on_ray.py). It
+writes and publishes episodes by itself, from a folder of its own in .partial/, and returns their rows. A worker that
+dies, fails or takes too long is given up: its folder is taken away, so that nothing more can come of it, and what it
+had not published of its rounds is tried again.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class Driver:
             cause = error.cause if isinstance(error, RayTaskError) else None
             if isinstance(cause, FlagError) and self.catalog is None:
                 raise cause from error
-            self._fail(worker, _reason(error))
+            self._fail(worker, reason(error))
             return False
         worker.task = None
         self._then[worker.doing](worker, result)
@@ -242,7 +242,8 @@ class Driver:
         if self.catalog is None:
             self.catalog = self._begin(booted)
         elif differing := _differences(self.catalog.cfg, cfg):
-            return self._fail(worker, f"not as on the first worker: {', '.join(differing)}")
+            unlike = ", ".join(differing)
+            return self._fail(worker, f"not as on the first worker: {unlike}; --check_cluster says what to make alike")
         else:
             run = self._run_of(cfg)
         worker.folder = self.catalog.folder / f"worker_{worker.number}_{secrets.token_hex(4)}"
@@ -338,7 +339,7 @@ def _differences(one: DatasetCfg, other: DatasetCfg) -> list[str]:
     return unlike + [name for name in ("checkpoint", "cameras") if one.metadata[name] != other.metadata[name]]
 
 
-def _reason(error: RayError) -> str:
+def reason(error: RayError) -> str:
     """What became of a worker, in a line; where it is a fault of the program, with the traceback before it."""
     if isinstance(error, RayActorError):
         return "its process was killed, or its machine lost; Ray's logs are in /tmp/ray/session_latest/logs there"

@@ -2,7 +2,7 @@
 
 rounds = Rounds([3, 4, 7], attempts=3)
 number = rounds.take(worker=1, workers={0, 1})
-rounds.give_back(number, worker=1, reason="its process was killed")
+rounds.fail(number, worker=1, reason="its process was killed")
 """
 
 from __future__ import annotations

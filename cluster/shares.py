@@ -25,8 +25,8 @@ class Shares:
     """By node, how many workers it has room for; each gets that part of its cores."""
 
     def __str__(self) -> str:
-        each = f"{self.gpus:g} GPU" if self.gpus else f"{self.cpus} core"
-        return f"{self.workers}, {each} each"
+        number, what = (self.gpus, "GPU") if self.gpus else (self.cpus, "core")
+        return f"{self.workers}, {number:g} {what}{'s' if number > 1 else ''} each"
 
     def options(self) -> dict[str, Any]:
         """What Ray is asked for, for an actor."""
@@ -52,13 +52,17 @@ def share(nodes: Mapping[str, Mapping[str, float]], workers: int | None, gpus: f
         FlagError: they do not fit.
     """
     if gpus:
-        slots = {node: int(has.get("GPU", 0) / gpus + 1e-6) for node, has in nodes.items()}
+        # a worker's part of a GPU is of one GPU
+        on_one = max(1, int(1 / gpus + 1e-6))
+        slots = {node: int(has.get("GPU", 0) // max(1, gpus)) * on_one for node, has in nodes.items()}
         room, cpus, of_what = sum(slots.values()), 0, f"{sum(has.get('GPU', 0) for has in nodes.values()):g} GPUs"
         if not room:
             raise FlagError(f"--gpus_per_worker {gpus:g}: the cluster has {of_what}; --simulator mujoco needs none")
     else:
         cores = [int(has.get("CPU", 0)) for has in nodes.values()]
         room, of_what = sum(cores), f"{sum(cores)} CPU cores"
+        if not room:
+            raise FlagError("--address: the cluster's nodes offer no CPU cores; start nodes with ray start --num-cpus")
         wanted = workers or max(1, min(most, room // CORES_PER_WORKER))
         cpus = max(1, room // wanted)
         while cpus > 1 and sum(count // cpus for count in cores) < wanted:

@@ -7,7 +7,8 @@ destination.put("worker_3_ab12", folder, "episode_007")
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -94,22 +95,31 @@ class ObjectStore:
         """Upload one file.
 
         Raises:
-            SaverError: the store has another size than the disk.
+            SaverError: the store does not answer, or has another size than the disk.
         """
-        system, root = self._open()
-        system.put_file(str(file), f"{root}/{name}")
-        if (size := system.size(f"{root}/{name}")) != file.stat().st_size:
+        with self._reached() as (system, root):
+            system.put_file(str(file), f"{root}/{name}")
+            size = system.size(f"{root}/{name}")
+        if size != file.stat().st_size:
             raise SaverError(f"{self.url}/{name} has {size} bytes in the store and {file.stat().st_size} on disk")
 
     def paths(self) -> set[str]:
-        """The episodes that are there, as rows of metadata.json call them."""
-        system, root = self._open()
-        found = [path.removeprefix(f"{root}/") for path in system.find(root)]
+        """The episodes that are there, as rows of metadata.json call them.
+
+        Raises:
+            SaverError: the store does not answer.
+        """
+        with self._reached() as (system, root):
+            found = [path.removeprefix(f"{root}/") for path in system.find(root)]
         return {path.rpartition("/")[0] for path in found if path.endswith(".h5")}
 
-    def _open(self) -> tuple[Any, str]:
+    @contextmanager
+    def _reached(self) -> Iterator[tuple[Any, str]]:
         """The file system and the dataset's path in it; anew each time, since what is there may have changed."""
         import fsspec
 
-        system, root = fsspec.url_to_fs(self.url, use_listings_cache=False)
-        return system, root.rstrip("/")
+        try:
+            system, root = fsspec.url_to_fs(self.url, use_listings_cache=False)
+            yield system, root.rstrip("/")
+        except Exception as error:  # each kind of store has errors of its own
+            raise SaverError(f"the object store says {type(error).__name__}: {error}") from error

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from flags import FlagError, flag
 from flags.collect import CollectFlags, check_at_least_1, check_place, resolved
+from flags.recorded import read_resumable
+
+LEAST_GPU = 0.0001
+"""The least part of a GPU that Ray gives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +58,11 @@ def check(flags: RayFlags) -> CollectFlags:
     """
     collect = resolved(flags.of_the_collector())
     check_at_least_1(flags, "workers", "attempts")
-    for name in ("gpus_per_worker", "round_timeout_s"):
-        value = getattr(flags, name)
-        if value is not None and not (math.isfinite(value) and value >= 0):
-            raise FlagError(f"--{name} must be 0 or above, got {value}")
+    gpus = flags.gpus_per_worker
+    if gpus is not None and not (gpus == 0 or LEAST_GPU <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+        raise FlagError(f"--gpus_per_worker must be 0, a part of one from {LEAST_GPU}, or whole, got {gpus:g}")
+    if not 0 < flags.round_timeout_s < math.inf:
+        raise FlagError(f"--round_timeout_s must be above 0, got {flags.round_timeout_s:g}")
     if flags.gather and flags.store:
         raise FlagError(f"--gather and --store {flags.store} name two places for the episodes; give one")
     if flags.self_check:
@@ -69,6 +74,11 @@ def check(flags: RayFlags) -> CollectFlags:
                 f"--{name} {place} would lie in the job's working folder, which Ray deletes; give an absolute path, "
                 "on storage that all nodes see"
             )
+    if flags.resume and flags.store != (recorded := read_resumable(flags.resume).get("store")):
+        where = f"in {recorded}" if recorded else "on disk"
+        raise FlagError(
+            f"--store {flags.store}: the episodes of --resume {flags.resume} are {where}; leave --store out"
+        )
     check_place(collect)
     return collect
 

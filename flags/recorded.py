@@ -97,8 +97,8 @@ def read_resumable(dataset: Path) -> dict[str, Any]:
 
 def as_flags(metadata: Mapping[str, Any], flags: type) -> dict[str, Any]:
     """The recorded values of the flags that there are, in the types of the dataclass `flags`."""
-    recorded = {"randomize": "none", "action_noise": 0.0} | metadata["arguments"] | {"simulator": metadata["simulator"]}
-    return converted(flags, recorded)
+    kept = {name: metadata[name] for name in ("simulator", "store") if name in metadata}
+    return converted(flags, {"randomize": "none", "action_noise": 0.0} | metadata["arguments"] | kept)
 
 
 def check_agreement(

@@ -170,7 +170,9 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
-def test_episodes_are_brought_into_an_object_store_and_completed_there(tmp_path, reference, bucket, monkeypatch):
+def test_episodes_are_brought_into_an_object_store_and_completed_there(
+    tmp_path, reference, bucket, monkeypatch, capsys
+):
     monkeypatch.setenv("FAULTY_ROUND", "2")
     store = ["--store", "s3://data/sets"]
     run_on_ray(tmp_path / "scratch", *FLAGS, *FAULTY, *store, "--attempts", "1", code=1)
@@ -178,7 +180,10 @@ def test_episodes_are_brought_into_an_object_store_and_completed_there(tmp_path,
     scratch = the_dataset(tmp_path / "scratch")
     assert [path.name for path in scratch.iterdir()] == ["metadata.json"]
     assert len(bucket.glob(f"data/sets/{scratch.name}/*/*.h5")) == 10
-    run_on_ray(tmp_path / "scratch", "--resume", str(scratch), *store)
+    with pytest.raises(SystemExit):
+        collector.main(["--resume", str(scratch)])
+    assert "its episodes are in s3://data/sets" in capsys.readouterr().err
+    run_on_ray(tmp_path / "scratch", "--resume", str(scratch))
     bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "fetched"), recursive=True)
     assert_same_content(tmp_path / "fetched", reference)
     assert validate(tmp_path / "fetched") == []
@@ -224,9 +229,13 @@ def test_each_worker_has_its_share_of_a_node():
     assert share({"a": {"CPU": 3}, "b": {"CPU": 3}}, 3, 0, 100).cpus == 1
     few_rounds = share({"a": {"CPU": 64}}, None, 0, 4)
     assert (few_rounds.workers, few_rounds.cpus) == (4, 16)
+    assert share({"a": {"GPU": 2}}, None, 0.6, 9).workers == 2  # a part is of one GPU
+    assert str(share({"a": {"GPU": 5}}, None, 2, 9)) == "2, 2 GPUs each"
     for arguments, words in (((8, 0.5, 9), "has 2 GPUs, which is room for 4"), ((8, 0, 9), "has 4 CPU cores")):
         with pytest.raises(FlagError, match=words):
             share({"a": {"CPU": 4, "GPU": 2}}, *arguments)
+    with pytest.raises(FlagError, match="offer no CPU cores"):
+        share({"a": {}}, None, 0, 9)
 
 
 def test_round_goes_to_a_worker_that_has_not_failed_at_it_and_is_left_out_in_the_end():
@@ -245,7 +254,9 @@ def test_round_goes_to_a_worker_that_has_not_failed_at_it_and_is_left_out_in_the
     [
         ("--steps 0", ["--steps", "0"]),
         ("--attempts 0", ["--attempts", "0"]),
-        ("--round_timeout_s -1", ["--round_timeout_s", "-1"]),
+        ("--round_timeout_s 0", ["--round_timeout_s", "0"]),
+        ("--gpus_per_worker 1.5", ["--gpus_per_worker", "1.5"]),
+        ("--gpus_per_worker 0.00001", ["--gpus_per_worker", "1e-05"]),
         ("--gather --store s3://a", ["--gather", "--store s3://a"]),
         ("--self_check", ["--self_check", "collect_tiled_with_checkpoint.py"]),
         ("--data_root /proc/none", ["--data_root", "/proc/none"]),
@@ -263,6 +274,8 @@ def test_bad_flags_are_refused_before_ray_starts(flags, words, tmp_path, monkeyp
     ("flags", "words"),
     [
         ("--address 127.0.0.1:1", ["--address 127.0.0.1:1: no cluster answers"]),
+        ("--address foo", ["--address foo", "foo"]),
+        ("--checkpoint none.pt --check_cluster --address local", ["--checkpoint", "none.pt"]),
         ("--store nowhere://a --address local", ["--store nowhere://a", "nowhere"]),
     ],
 )
