@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 DriverKind = TypeVar("DriverKind", bound="Driver")
 OBJECT_STORE_BYTES = 100 << 20
-"""Of a cluster that is started here: frames travel through it with --gather alone, which is for other clusters."""
+"""Of a cluster that is started here, on one machine: what would fill it is --gather, which that does not need."""
 
 
 class RoundCollector:
@@ -206,7 +206,8 @@ def check_cluster(flags: RayFlags, job_flags: CollectFlags) -> int:
     with joined(flags, job_flags) as shares:
         actor = ray.remote(Inspector).options(**shares.options())
         actors = [actor.remote() for _ in range(shares.workers)]
-        findings, token = inspect_all(actors, job_flags, flags.resume or flags.data_root, flags.round_timeout_s)
+        place = flags.resume or flags.data_root
+        findings, token = inspect_all(actors, job_flags, recorded_by(flags), place, flags.round_timeout_s)
         found = checks(findings, token, shares.gpus, shared=not (flags.gather or flags.store))
     print("\n".join(f"worker {number:<3}  {finding}" for number, finding in enumerate(findings)))
     print(table(found))
@@ -248,17 +249,31 @@ def spread(flags: RayFlags, job_flags: CollectFlags, kind: type[DriverKind]) -> 
 
     if flags.store:
         with as_flag_error(SaverError, about=f"--store {flags.store}"):
-            ObjectStore(flags.store).paths()
+            there = (store_of(flags, flags.resume) if flags.resume else ObjectStore(flags.store)).paths()
+        if flags.resume and (rows := read_metadata(flags.resume)["episodes"]) and not there:
+            raise FlagError(
+                f"--resume {flags.resume}: none of its {len(rows)} episodes is in {store_of(flags, flags.resume).url}; "
+                "a folder that was renamed needs its name back"
+            )
     with joined(flags, job_flags) as shares:
         actor = ray.remote(RoundCollector).options(**shares.options())
-        recorded = {**read_resumable(flags.resume), "episodes": []} if flags.resume else {}
-        settings = Settings(job_flags, recorded, shares, flags.attempts, flags.round_timeout_s)
+        settings = Settings(job_flags, recorded_by(flags), shares, flags.attempts, flags.round_timeout_s)
         driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted))
         with closing(driver):
             yield driver
         if flags.store and driver.catalog:
             root = driver.catalog.cfg.root
-            ObjectStore(f"{flags.store}/{root.name}").put_file(root / "metadata.json", "metadata.json")
+            store_of(flags, root).put_file(root / "metadata.json", "metadata.json")
+
+
+def recorded_by(flags: RayFlags) -> dict[str, Any]:
+    """metadata.json of the dataset to resume but for its episodes; {}: there is none."""
+    return {**read_resumable(flags.resume), "episodes": []} if flags.resume else {}
+
+
+def store_of(flags: RayFlags, root: Path) -> ObjectStore:
+    """Where the episodes of the dataset in the folder `root` go."""
+    return ObjectStore(f"{flags.store}/{root.absolute().name}")
 
 
 def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
@@ -276,7 +291,7 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
         os.environ.setdefault("RAY_worker_niceness", "0")  # workers are what this machine is to do
         here = {"num_cpus": usable_cores(), "object_store_memory": OBJECT_STORE_BYTES, "include_dashboard": False}
     host, _, port = address.rpartition(":")
-    with as_flag_error(OSError, about=f"--address {address}: no cluster answers"):
+    with as_flag_error(OSError, UnicodeError, about=f"--address {address}: no cluster answers"):
         if port.isdecimal():  # Ray would try for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
     # workers say nothing by themselves: what is to be known of them comes back to the driver
@@ -298,7 +313,7 @@ def open_catalog(flags: RayFlags, job_flags: CollectFlags, booted: Booted) -> tu
     catalog = at_its_place(job_flags, lambda root, resume: Catalog(replace(cfg, root=root), resume))
     announce(catalog, job_flags)
     if flags.store:
-        store = ObjectStore(f"{flags.store}/{catalog.cfg.root.name}")
+        store = store_of(flags, catalog.cfg.root)
         only_there = store.paths() - {row["path"] for row in catalog.episodes}
         catalog.episodes += [row for row in recorded if row["path"] in only_there]
         return catalog, store

@@ -135,8 +135,9 @@ class Meter:
         """From `start` to `end` of time.monotonic(): cores in use, by whatever process, and the share of time with a
         kernel at work on those `gpus` that were used most."""
         inside = [sample for sample in self._samples if start <= sample[0] <= end]
-        (first, before, _), *_, (last, after, _) = inside if len(inside) > 1 else self._samples
-        shares = sorted(map(statistics.mean, zip(*(sample[2] for sample in inside), strict=True)))[-gpus:]
+        chosen = inside if len(inside) > 1 else self._samples  # all, of a run that is shorter than two samples
+        (first, before, _), *_, (last, after, _) = chosen
+        shares = sorted(map(statistics.mean, zip(*(sample[2] for sample in chosen), strict=True)))[-gpus:]
         return {
             "cores_busy": round((after - before) / os.sysconf("SC_CLK_TCK") / (last - first), 2),
             "gpu_busy": round(statistics.mean(shares) / 100, 3) if shares else None,

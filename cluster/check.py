@@ -1,6 +1,6 @@
 """Whether a cluster's workers are alike, have GPUs of their own and see the same disk: --check_cluster.
 
-findings, token = inspect_all(actors, flags, data_root, timeout_s=60)
+findings, token = inspect_all(actors, flags, {}, data_root, timeout_s=60)
 print(table(checks(findings, token, gpus=1, shared=True)))
 """
 
@@ -22,6 +22,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from checks.self_check import Check
 from cluster.devices import claim_gpu, own_uuid
 from cluster.driver import CLEAR, reason
+from flags import FlagError, as_flag_error
 from flags.collect import CollectFlags, policy_row, prepare_unsaved
 from flags.recorded import package_versions
 from simulators import SimulatorError
@@ -64,8 +65,14 @@ class Inspector:
         """Seconds since 1970."""
         return time.time()
 
-    def inspect(self, flags: CollectFlags, folder: str, token: Path) -> Findings:
-        """Look around; `folder` is the driver's, to which paths are relative, `token` a file of the driver's.
+    def inspect(self, flags: CollectFlags, recorded: dict[str, Any], folder: str, token: Path) -> Findings:
+        """Look around.
+
+        Args:
+            flags: the collector's.
+            recorded: metadata.json of the dataset to resume but for its episodes; {}: there is none.
+            folder: the driver's, to which paths are relative.
+            token: a file of the driver's.
 
         Raises:
             FlagError: a flag cannot be on this machine.
@@ -74,7 +81,8 @@ class Inspector:
         if os.path.isdir(folder):
             os.chdir(folder)
         device = torch.device(claim_gpu(flags.simulator, str(flags.device)))
-        job = prepare_unsaved(flags)
+        with as_flag_error(FlagError, about=os.uname().nodename):
+            job = prepare_unsaved(flags, recorded)
         # without a mask it sees all GPUs of the machine, and has the one that the device says
         alone = device.index is not None and "CUDA_VISIBLE_DEVICES" not in os.environ
         gpus = [device.index] if alone else range(torch.cuda.device_count())
@@ -97,7 +105,9 @@ def _version(package: str) -> list[str]:
     return [found.version for found in importlib.metadata.distributions(name=package)][:1]
 
 
-def inspect_all(actors: list[Any], flags: CollectFlags, place: Path, timeout_s: float) -> tuple[list[Findings], str]:
+def inspect_all(
+    actors: list[Any], flags: CollectFlags, recorded: dict[str, Any], place: Path, timeout_s: float
+) -> tuple[list[Findings], str]:
     """What all inspectors find, and what they should have read from a file in the folder `place`.
 
     Raises:
@@ -108,15 +118,16 @@ def inspect_all(actors: list[Any], flags: CollectFlags, place: Path, timeout_s: 
     token = place / f".check_cluster_{secrets.token_hex(8)}"
     token.write_text(token.name)
     try:
-        findings = ray.get([actor.inspect.remote(flags, str(Path.cwd()), token) for actor in actors], timeout=timeout_s)
+        waiting = [actor.inspect.remote(flags, recorded, str(Path.cwd()), token) for actor in actors]
+        findings = ray.get(waiting, timeout=timeout_s)
         return [replace(found, off_s=_off_s(actor)) for actor, found in zip(actors, findings, strict=True)], token.name
     except GetTimeoutError as error:
         raise SimulatorError(
-            f"--check_cluster: no answer within --round_timeout_s {timeout_s:g}; does other work have the cluster?"
+            f"--check_cluster: no answer within --round_timeout_s {timeout_s:g}; is the cluster busy with other work?"
         ) from error
     except RayError as error:
         cause = getattr(error, "cause", None)
-        raise cause if isinstance(cause, CLEAR) else SimulatorError(reason(error)) from error
+        raise cause if isinstance(cause, CLEAR) else SimulatorError(f"a worker: {reason(error)}") from error
     finally:
         token.unlink()
 

@@ -62,7 +62,7 @@ def share(nodes: Mapping[str, Mapping[str, float]], workers: int | None, gpus: f
         cores = [int(has.get("CPU", 0)) for has in nodes.values()]
         room, of_what = sum(cores), f"{sum(cores)} CPU cores"
         if not room:
-            raise FlagError("--address: the cluster's nodes offer no CPU cores; start nodes with ray start --num-cpus")
+            raise FlagError("the cluster has no CPU cores to give; ray start --num-cpus says how many a node has")
         wanted = workers or max(1, min(most, room // CORES_PER_WORKER))
         cpus = max(1, room // wanted)
         while cpus > 1 and sum(count // cpus for count in cores) < wanted:

@@ -26,7 +26,6 @@ from simulators import SIMULATORS, resolve
 from simulators.cameras import CameraCfg
 from simulators.tasks import load_task
 from vpl.files import open_file_limit
-from vpl.listing import all_episode_folders
 
 PROJECT = Path(__file__).parent.parent
 SHIPPED_CHECKPOINT = PROJECT / "checkpoints" / "open_drawer_franka" / "model.pt"
@@ -128,8 +127,7 @@ def prepare(flags: CollectFlags) -> Job:
         FlagError: there is such a flag.
     """
     job = prepare_unsaved(flags)
-    store = job.recorded.get("store")
-    if flags.resume and store and not all_episode_folders(flags.resume):
+    if store := job.recorded.get("store"):
         raise FlagError(f"--resume {flags.resume}: its episodes are in {store}; go on with collect_on_ray.py --resume")
     check_place(job.flags)
     return job

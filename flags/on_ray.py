@@ -10,6 +10,7 @@ from pathlib import Path
 from flags import FlagError, flag
 from flags.collect import CollectFlags, check_at_least_1, check_place, resolved
 from flags.recorded import read_resumable
+from vpl.listing import all_episode_folders
 
 LEAST_GPU = 0.0001
 """The least part of a GPU that Ray gives."""
@@ -59,7 +60,7 @@ def check(flags: RayFlags) -> CollectFlags:
     collect = resolved(flags.of_the_collector())
     check_at_least_1(flags, "workers", "attempts")
     gpus = flags.gpus_per_worker
-    if gpus is not None and not (gpus == 0 or LEAST_GPU <= gpus <= 1 or (gpus > 1 and gpus.is_integer())):
+    if gpus is not None and not (gpus == 0 or LEAST_GPU <= gpus <= 1 or (gpus > 1 and gpus % 1 == 0)):
         raise FlagError(f"--gpus_per_worker must be 0, a part of one from {LEAST_GPU}, or whole, got {gpus:g}")
     if not 0 < flags.round_timeout_s < math.inf:
         raise FlagError(f"--round_timeout_s must be above 0, got {flags.round_timeout_s:g}")
@@ -74,11 +75,11 @@ def check(flags: RayFlags) -> CollectFlags:
                 f"--{name} {place} would lie in the job's working folder, which Ray deletes; give an absolute path, "
                 "on storage that all nodes see"
             )
-    if flags.resume and flags.store != (recorded := read_resumable(flags.resume).get("store")):
-        where = f"in {recorded}" if recorded else "on disk"
-        raise FlagError(
-            f"--store {flags.store}: the episodes of --resume {flags.resume} are {where}; leave --store out"
-        )
+    if flags.resume and flags.store:
+        recorded = read_resumable(flags.resume).get("store")
+        elsewhere = recorded or ("this folder" if all_episode_folders(flags.resume) else flags.store)
+        if flags.store != elsewhere:
+            raise FlagError(f"--store {flags.store}: its episodes are in {elsewhere}; leave --store out")
     check_place(collect)
     return collect
 

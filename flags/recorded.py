@@ -19,7 +19,7 @@ from flags import FlagError, as_flag_error, converted
 from simulators import CameraEnv
 from simulators.cameras import CameraCfg
 from vpl.format import FORMAT_VERSION
-from vpl.listing import read_metadata
+from vpl.listing import all_episode_folders, read_metadata
 from vpl.runs import project_versions
 
 MAY_DIFFER = {
@@ -92,6 +92,8 @@ def read_resumable(dataset: Path) -> dict[str, Any]:
         raise FlagError(
             f"--resume {dataset} was filmed by replay_episode.py; film {metadata['replayed']['from']} again"
         )
+    if "store" in metadata and all_episode_folders(dataset):
+        del metadata["store"]  # it was fetched from there, and is a dataset of its own
     return metadata
 
 

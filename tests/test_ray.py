@@ -183,10 +183,20 @@ def test_episodes_are_brought_into_an_object_store_and_completed_there(
     with pytest.raises(SystemExit):
         collector.main(["--resume", str(scratch)])
     assert "its episodes are in s3://data/sets" in capsys.readouterr().err
+    (tmp_path / "renamed").symlink_to(scratch)
+    for dataset, url in ((scratch, "s3://data/others"), (tmp_path / "renamed", "s3://data/sets")):
+        with pytest.raises(SystemExit):
+            collect_on_ray.main(["--resume", str(dataset), "--store", url])
+    refusals = capsys.readouterr().err
+    assert "are in s3://data/sets; leave --store out" in refusals
+    assert "none of its 10 episodes is in s3://data/sets/renamed" in refusals
+    bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "part"), recursive=True)
     run_on_ray(tmp_path / "scratch", "--resume", str(scratch))
     bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "fetched"), recursive=True)
     assert_same_content(tmp_path / "fetched", reference)
     assert validate(tmp_path / "fetched") == []
+    run_on_ray(tmp_path, "--resume", str(tmp_path / "part"))  # what is fetched is gone on with where it is
+    assert_same_content(tmp_path / "part", reference)
 
 
 def test_cluster_is_checked(tmp_path):
@@ -234,7 +244,7 @@ def test_each_worker_has_its_share_of_a_node():
     for arguments, words in (((8, 0.5, 9), "has 2 GPUs, which is room for 4"), ((8, 0, 9), "has 4 CPU cores")):
         with pytest.raises(FlagError, match=words):
             share({"a": {"CPU": 4, "GPU": 2}}, *arguments)
-    with pytest.raises(FlagError, match="offer no CPU cores"):
+    with pytest.raises(FlagError, match="no CPU cores to give"):
         share({"a": {}}, None, 0, 9)
 
 
@@ -274,7 +284,8 @@ def test_bad_flags_are_refused_before_ray_starts(flags, words, tmp_path, monkeyp
     ("flags", "words"),
     [
         ("--address 127.0.0.1:1", ["--address 127.0.0.1:1: no cluster answers"]),
-        ("--address foo", ["--address foo", "foo"]),
+        ("--address foo", ["--address foo: Invalid address"]),
+        ("--address a..b:1", ["--address a..b:1: no cluster answers"]),
         ("--checkpoint none.pt --check_cluster --address local", ["--checkpoint", "none.pt"]),
         ("--store nowhere://a --address local", ["--store nowhere://a", "nowhere"]),
     ],
@@ -284,6 +295,7 @@ def test_cluster_or_store_that_is_not_there_is_refused(flags, words, tmp_path, c
         collect_on_ray.main(["--data_root", str(tmp_path), *flags.split()])
     (error,) = capsys.readouterr().err.strip().splitlines()
     assert refusal.value.code == 2 and all(word in error for word in words), error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_dataset_in_the_folder_of_a_job_is_refused(tmp_path, monkeypatch, capsys):
