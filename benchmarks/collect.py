@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import io
 import json
-import re
 import resource
 import shutil
 import statistics
@@ -35,7 +34,7 @@ from av.video.reformatter import VideoReformatter
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from recorders import cpu_s
-from workload import collecting_job
+from workload import collecting_job, size
 
 import collect_tiled_with_checkpoint as collector
 from flags.collect import Job
@@ -239,13 +238,6 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axis.legend(loc="upper left")
     figure.savefig(path, dpi=110)
     plt.close(figure)
-
-
-def size(text: str) -> str:
-    """A picture's width and height in px, `320x240`."""
-    if not re.fullmatch(r"\d+x\d+", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 320x240")
-    return text
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:

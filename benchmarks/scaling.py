@@ -12,6 +12,7 @@ files of all runs must hold the same. Repetitions take turns, so that a drift of
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import multiprocessing
@@ -35,11 +36,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from workload import digest
+from workload import digest, size
 
 from cluster.driver import Driver
 from collect_on_ray import spread
-from flags import FlagError, exit_code, flag, parse
+from flags import FlagError, as_flag_error, exit_code, flag, parse
 from flags.collect import check_at_least_1
 from flags.on_ray import RayFlags, check
 from simulators import SIMULATORS, SimulatorError
@@ -169,8 +170,8 @@ def measure(flags: Flags) -> int:
     """Run all that the budget allows, and say what came out."""
     start = time.monotonic()
     check_at_least_1(flags, "workers_per_gpu", "num_envs", "steps", "rounds_per_worker", "repetitions")
-    if not re.fullmatch(r"\d+x\d+", flags.size):
-        raise FlagError(f"--size must be as 320x240, got '{flags.size}'")
+    with as_flag_error(argparse.ArgumentTypeError, about="--size"):
+        size(flags.size)
     gpus = _query_gpus("name") if SIMULATORS[flags.simulator].device != "cpu" else []
     most = len(gpus) * flags.workers_per_gpu or usable_cores()
     numbers = sorted({*flags.workers}) or [n for n in (1, 2, 4, 8, 16) if n <= most]

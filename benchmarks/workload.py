@@ -1,8 +1,10 @@
-"""The collecting job that the benchmarks measure, and what makes two episodes the same."""
+"""The collecting job that the benchmarks measure, their pictures' size, and what makes two episodes the same."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import re
 import sys
 from pathlib import Path
 
@@ -17,11 +19,18 @@ from vpl_dataset import load_episode
 
 def collecting_job(data_root: Path, num_envs: int, steps: int, width: int, height: int, *flags: str) -> Job:
     """The collector's job of one round of that size with both cameras; ends the program if it cannot be collected."""
-    size = f"--num_envs {num_envs} --num_episodes 1 --steps {steps} --width {width} --height {height}"
+    words = f"--num_envs {num_envs} --num_episodes 1 --steps {steps} --width {width} --height {height}"
     try:
-        return prepare(parse_flags([*size.split(), "--enable_wrist_camera", "--data_root", str(data_root), *flags]))
+        return prepare(parse_flags([*words.split(), "--enable_wrist_camera", "--data_root", str(data_root), *flags]))
     except FlagError as error:
         refuse(error)
+
+
+def size(text: str) -> str:
+    """A picture's width and height in px, `320x240`."""
+    if not re.fullmatch(r"\d+x\d+", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not of the form 320x240")
+    return text
 
 
 def digest(path: Path) -> str:
