@@ -247,18 +247,11 @@ def spread(flags: RayFlags, job_flags: CollectFlags, kind: type[DriverKind]) -> 
 
     from cluster.driver import Settings
 
-    if flags.store:
-        with as_flag_error(SaverError, about=f"--store {flags.store}"):
-            there = (store_of(flags, flags.resume) if flags.resume else ObjectStore(flags.store)).paths()
-        if flags.resume and (rows := read_metadata(flags.resume)["episodes"]) and not there:
-            raise FlagError(
-                f"--resume {flags.resume}: none of its {len(rows)} episodes is in {store_of(flags, flags.resume).url}; "
-                "a folder that was renamed needs its name back"
-            )
+    stored = rows_in_store(flags) if flags.store else []
     with joined(flags, job_flags) as shares:
         actor = ray.remote(RoundCollector).options(**shares.options())
         settings = Settings(job_flags, recorded_by(flags), shares, flags.attempts, flags.round_timeout_s)
-        driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted))
+        driver = kind(settings, actor.remote, lambda booted: open_catalog(flags, job_flags, booted, stored))
         with closing(driver):
             yield driver
         if flags.store and driver.catalog:
@@ -274,6 +267,24 @@ def recorded_by(flags: RayFlags) -> dict[str, Any]:
 def store_of(flags: RayFlags, root: Path) -> ObjectStore:
     """Where the episodes of the dataset in the folder `root` go."""
     return ObjectStore(f"{flags.store}/{root.absolute().name}")
+
+
+def rows_in_store(flags: RayFlags) -> list[dict[str, Any]]:
+    """The rows of the dataset to resume whose episodes are in the store, which answers; []: there is none.
+
+    Raises:
+        FlagError: it does not, or has none of them.
+    """
+    store = store_of(flags, flags.resume) if flags.resume else ObjectStore(str(flags.store))
+    with as_flag_error(SaverError, about=f"--store {flags.store}"):
+        there = store.paths()
+    rows = read_metadata(flags.resume)["episodes"] if flags.resume else []
+    if rows and not there:
+        raise FlagError(
+            f"--resume {flags.resume}: none of its {len(rows)} episodes is in {store.url}; "
+            "a folder that was renamed needs its name back"
+        )
+    return [row for row in rows if row["path"] in there]
 
 
 def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
@@ -301,22 +312,24 @@ def connect(flags: RayFlags) -> dict[str, dict[str, float]]:
     return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
 
 
-def open_catalog(flags: RayFlags, job_flags: CollectFlags, booted: Booted) -> tuple[Catalog, Destination | None]:
-    """Say what collects, take the dataset's folder, and say where episodes go that are written elsewhere."""
+def open_catalog(
+    flags: RayFlags, job_flags: CollectFlags, booted: Booted, stored: list[dict[str, Any]]
+) -> tuple[Catalog, Destination | None]:
+    """Say what collects, take the dataset's folder, and say where episodes go that are written elsewhere.
+
+    `stored` are `rows_in_store`.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     print(*booted.said, sep="\n", flush=True)
-    recorded = read_metadata(flags.resume)["episodes"] if flags.resume else []
     metadata = {**booted.cfg.metadata, **({"store": flags.store} if flags.store else {})}
     cfg = replace(booted.cfg, metadata=metadata)
     catalog = at_its_place(job_flags, lambda root, resume: Catalog(replace(cfg, root=root), resume))
     announce(catalog, job_flags)
     if flags.store:
-        store = store_of(flags, catalog.cfg.root)
-        only_there = store.paths() - {row["path"] for row in catalog.episodes}
-        catalog.episodes += [row for row in recorded if row["path"] in only_there]
-        return catalog, store
+        catalog.episodes += stored
+        return catalog, store_of(flags, catalog.cfg.root)
     if flags.gather:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Receiver).options(num_cpus=0, scheduling_strategy=here)

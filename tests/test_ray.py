@@ -25,6 +25,8 @@ from cluster.devices import egl_index
 from cluster.rounds import Rounds
 from cluster.shares import share
 from flags import FlagError
+from flags.collect import parse_resumable
+from flags.on_ray import RayFlags
 from simulators import SimulatorError
 from vpl.checks import validate
 from vpl_dataset import episode_folders
@@ -191,7 +193,8 @@ def test_episodes_are_brought_into_an_object_store_and_completed_there(
     assert "are in s3://data/sets; leave --store out" in refusals
     assert "none of its 10 episodes is in s3://data/sets/renamed" in refusals
     bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "part"), recursive=True)
-    run_on_ray(tmp_path / "scratch", "--resume", str(scratch))
+    assert parse_resumable(RayFlags, ["--resume", str(scratch)], "").store == "s3://data/sets"
+    run_on_ray(tmp_path / "scratch", "--resume", str(scratch), *store)
     bucket.get(f"data/sets/{scratch.name}", str(tmp_path / "fetched"), recursive=True)
     assert_same_content(tmp_path / "fetched", reference)
     assert validate(tmp_path / "fetched") == []
@@ -264,6 +267,7 @@ def test_round_goes_to_a_worker_that_has_not_failed_at_it_and_is_left_out_in_the
     [
         ("--steps 0", ["--steps", "0"]),
         ("--attempts 0", ["--attempts", "0"]),
+        ("--round_timeout_s -1", ["--round_timeout_s", "-1"]),
         ("--round_timeout_s 0", ["--round_timeout_s", "0"]),
         ("--gpus_per_worker 1.5", ["--gpus_per_worker", "1.5"]),
         ("--gpus_per_worker 0.00001", ["--gpus_per_worker", "1e-05"]),
